@@ -1,0 +1,20 @@
+"""Linearisation, tangent kernels and Gaussian processes of wide neural networks.
+
+The names of this package are what the book's chapters call; each is documented where it is defined.
+"""
+
+from lib.dynamics import (
+    Spectrum,
+    coefficients,
+    critical_learning_rate,
+    decompose,
+    kernel_product,
+    max_learning_rate,
+    test_outputs,
+    train_outputs,
+    weight_change,
+)
+from lib.empirical import empirical_ntk, ntk_vector_product
+from lib.filters import Filter, descent, flow
+from lib.linearize import linearize, taylor_expand
+from lib.training import Run, train

@@ -1,0 +1,218 @@
+"""The linear model's training under squared loss, in closed form.
+
+Everything the linear model can do is ω = J₀ᵀ a: a change of the weights made of the training examples' gradients. Its
+outputs are then f(x) = f₀(x) + Θ(x, X) a, so training is a search for the coefficients a, of shape (N, K).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from lib.filters import Filter
+from lib.linearize import Network, as_apply_fn
+
+
+class Spectrum(NamedTuple):
+    """The eigendecomposition Θ = V diag(λ) Vᵀ of a kernel on the training set.
+
+    `eigenvalues` (n,) ascend; `eigenvectors` (n, n) hold V by columns. n is N for a kernel Θ ⊗ I_K and N·K for a full
+    one, whose rows are ordered example by example.
+    """
+
+    eigenvalues: Float[Array, " n"]
+    eigenvectors: Float[Array, "n n"]
+
+
+def decompose(theta: Float[Array, "n n *kk"]) -> Spectrum:
+    """Eigendecomposition of a kernel on the training set, once, for every filter and time.
+
+    Θ = V diag(λ) Vᵀ. Eigenvalues below n·eps·λ_max are rounding errors of 0, and are set to it.
+
+    Args:
+        theta: Θ(X, X), (N, N) for Θ ⊗ I_K as at infinite width, or (N, N, K, K) as at finite width. Use float64.
+
+    Returns:
+        The spectrum. Gradients through it are NaN where eigenvalues coincide.
+
+    Raises:
+        ValueError: when `theta` has neither shape.
+
+    Example:
+        >>> decompose(jnp.diag(jnp.array([2.0, 1.0]))).eigenvalues.tolist()
+        [1.0, 2.0]
+
+    Source: the diagonalisation behind Lee et al. 2019, eqs 8-11.
+    """
+    eigenvalues, eigenvectors = jnp.linalg.eigh(_as_matrix(theta))
+    floor = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
+    return Spectrum(jnp.where(eigenvalues > floor, eigenvalues, 0.0), eigenvectors)
+
+
+def coefficients(
+    spectrum: Spectrum, filter: Filter, y: Float[Array, "n k"], f0_x: Float[Array, "n k"]
+) -> Float[Array, "*t n k"]:
+    """The coefficients a of the training examples' gradients: ω = J₀ᵀ a.
+
+    a = −V h(λ) Vᵀ (f₀(X) − y)
+
+    Args:
+        spectrum: of Θ(X, X), from `decompose`.
+        filter: the optimiser, for a time or an array of times.
+        y: targets (N, K).
+        f0_x: outputs at initialisation on the training set (N, K).
+
+    Returns:
+        a, (..., N, K), with the shape of the filter's times in front.
+
+    Raises:
+        ValueError: when shapes do not fit.
+
+    Source: Lee et al. 2019, eq 8.
+    """
+    _check_targets(spectrum, y, f0_x)
+    return -_filtered(spectrum, filter.response(spectrum.eigenvalues), f0_x - y)
+
+
+def train_outputs(
+    spectrum: Spectrum, filter: Filter, y: Float[Array, "n k"], f0_x: Float[Array, "n k"]
+) -> Float[Array, "*t n k"]:
+    """The linear model's outputs on its training set: f(X) = y + V g(λ) Vᵀ (f₀(X) − y).
+
+    Args, Raises: as `coefficients`.
+
+    Returns:
+        Outputs (..., N, K).
+
+    Source: Lee et al. 2019, eq 9.
+    """
+    _check_targets(spectrum, y, f0_x)
+    return y + _filtered(spectrum, filter.residual(spectrum.eigenvalues), f0_x - y)
+
+
+def test_outputs(
+    spectrum: Spectrum,
+    filter: Filter,
+    y: Float[Array, "n k"],
+    f0_x: Float[Array, "n k"],
+    theta_tx: Float[Array, "m n *kk"],
+    f0_test: Float[Array, "m k"],
+) -> Float[Array, "*t m k"]:
+    """The linear model's outputs at any inputs: f(x) = f₀(x) + Θ(x, X) a.
+
+    Args:
+        spectrum, filter, y, f0_x: as `coefficients`.
+        theta_tx: Θ(x, X), (M, N) or (M, N, K, K).
+        f0_test: outputs at initialisation at those inputs (M, K).
+
+    Returns:
+        Outputs (..., M, K).
+
+    Raises:
+        ValueError: when shapes do not fit.
+
+    Source: Lee et al. 2019, eqs 10-11 (µ and γ together).
+    """
+    a = coefficients(spectrum, filter, y, f0_x)
+    expected = (f0_test.shape[0], y.shape[0])
+    if theta_tx.shape not in (expected, (*expected, y.shape[1], y.shape[1])):
+        raise ValueError(
+            f"`theta_tx` must have shape (M, N) = {expected} or (M, N, K, K), got {theta_tx.shape}; "
+            "rows are the new inputs, columns the training set"
+        )
+    if f0_test.shape[1:] != y.shape[1:]:
+        raise ValueError(f"`f0_test` must have shape (M, K) with K = {y.shape[1]}, got {f0_test.shape}")
+    return f0_test + kernel_product(theta_tx, a)
+
+
+test_outputs.__test__ = False  # pytest would take a function of this name for a test
+
+
+def kernel_product(theta: Float[Array, "m n *kk"], a: Float[Array, "*t n k"]) -> Float[Array, "*t m k"]:
+    """Θ a for a kernel (M, N), meaning Θ ⊗ I_K, or (M, N, K, K), and coefficients (..., N, K)."""
+    spec = "mn,...nk->...mk" if theta.ndim == 2 else "mnkl,...nl->...mk"
+    return jnp.einsum(spec, theta, a, precision="highest")
+
+
+def weight_change(net: Network, params0: PyTree, x: Array, a: Float[Array, "*t n k"]) -> PyTree:
+    """What training has done to each weight: ω = θ − θ₀ = J₀ᵀ a, one vector-Jacobian product.
+
+    Args:
+        net: a Flax module, or any pure `apply_fn(params, x)`.
+        params0: θ₀.
+        x: the training inputs, first axis N.
+        a: coefficients (N, K), or (..., N, K) for a product at each time (memory: as many copies of the parameters).
+
+    Returns:
+        ω, a pytree like `params0`, with `a`'s leading axes in front of each leaf's own.
+
+    Raises:
+        ValueError: when `a` does not have the shape of the outputs.
+
+    Source: Lee et al. 2019, eq 8.
+    """
+    apply_fn = as_apply_fn(net)
+    f0_x, pull_back = jax.vjp(lambda theta: apply_fn(theta, x), params0)
+    if a.shape[-2:] != f0_x.shape:
+        raise ValueError(f"`a` must have shape (..., N, K) with (N, K) = {f0_x.shape}, got {a.shape}")
+    product = lambda v: pull_back(v.astype(f0_x.dtype))[0]  # noqa: E731
+    for _ in a.shape[:-2]:
+        product = jax.vmap(product)
+    return product(a)
+
+
+def max_learning_rate(theta: Float[Array, "n n *kk"], momentum: float = 0.0) -> Float[Array, ""]:
+    """The learning rate at which the linear model stops converging: 2(1 + β)/λ_max, for the total loss.
+
+    Args:
+        theta: Θ(X, X), (N, N) or (N, N, K, K).
+        momentum: β of the heavy ball.
+
+    Source: stability of g_{i+1} = (1 + β − ηλ) g_i − β g_{i−1}.
+    """
+    return 2 * (1 + momentum) / jnp.linalg.eigvalsh(_as_matrix(theta))[-1]
+
+
+def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:
+    """η_critical = 2/(λ_min + λ_max): the fastest and the slowest mode contract equally; total loss.
+
+    Args:
+        theta: Θ(X, X), (N, N) or (N, N, K, K).
+
+    Source: Lee et al. 2019, section 2.4.
+    """
+    eigenvalues = jnp.linalg.eigvalsh(_as_matrix(theta))
+    return 2 / (eigenvalues[0] + eigenvalues[-1])
+
+
+def _as_matrix(theta: Array) -> Array:
+    """(N, N) as it is; (N, N, K, K) as (N·K, N·K), example by example."""
+    square = theta.ndim in (2, 4) and theta.shape[0] == theta.shape[1] and theta.shape[2:3] == theta.shape[3:4]
+    if not square:
+        raise ValueError(f"`theta` must have shape (N, N) or (N, N, K, K), got {theta.shape}; is it Θ(x, X)?")
+    if theta.ndim == 2:
+        return theta
+    size = theta.shape[0] * theta.shape[2]
+    return theta.transpose(0, 2, 1, 3).reshape(size, size)
+
+
+def _filtered(spectrum: Spectrum, values: Float[Array, "*t n"], r: Float[Array, "n k"]) -> Float[Array, "*t n k"]:
+    """V diag(values) Vᵀ r."""
+    v = spectrum.eigenvectors
+    modes = jnp.matmul(v.T, r.reshape(len(v), -1), precision="highest")  # (n, K) or (N·K, 1)
+    filtered = jnp.matmul(v, values[..., None] * modes, precision="highest")
+    return filtered.reshape(*values.shape[:-1], *r.shape)
+
+
+def _check_targets(spectrum: Spectrum, y: Array, f0_x: Array) -> None:
+    if y.ndim != 2:
+        raise ValueError(f"`y` must have shape (N, K), got {y.shape}; a single output is (N, 1)")
+    if f0_x.shape != y.shape:
+        raise ValueError(f"`f0_x` must have the shape of `y`, {y.shape}, got {f0_x.shape}")
+    n, k = y.shape
+    if len(spectrum.eigenvalues) not in (n, n * k):
+        raise ValueError(
+            f"`spectrum` has {len(spectrum.eigenvalues)} modes, expected N = {n} or N·K = {n * k} for `y` of shape "
+            f"{y.shape}; is it of another training set?"
+        )

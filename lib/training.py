@@ -1,0 +1,137 @@
+"""One training loop: a network, its linearisation, or an ensemble of either under `vmap`."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from lib.linearize import Network, as_apply_fn
+
+
+class Run(NamedTuple):
+    """What `train` returns: final `params`, the observed `steps` (T,), and what was `observed` there (T, ...)."""
+
+    params: PyTree
+    steps: Int[Array, " t"]
+    observed: Any
+
+
+def train(
+    net: Network,
+    params: PyTree,
+    loss: Callable[[Array, Array], Array],
+    optimizer: optax.GradientTransformation,
+    x: Array,
+    y: Float[Array, "n k"],
+    steps: int,
+    batch: int | None = None,
+    key: Array | None = None,
+    at: Sequence[int] = (),
+    observe: Callable[[PyTree], Any] | None = None,
+) -> Run:
+    """Trains for a number of steps, in one compiled loop.
+
+    θ ← θ + update(∇_θ loss(f(θ, x), y)), with the update of any Optax optimiser.
+
+    The same call with `linearize(net, params)` in place of `net` and the same `key` sees the same minibatches.
+
+    Args:
+        net: a Flax module, or any pure `apply_fn(params, x)` → (N, K).
+        params: θ₀.
+        loss: `loss(f, y)` → a number. The total loss ½ Σ (f − y)² is the book's convention; a mean over N·K entries
+            is the same run with the learning rate divided by N·K.
+        optimizer: an Optax optimiser.
+        x: inputs, first axis N.
+        y: targets (N, K).
+        steps: number of updates.
+        batch: examples in a minibatch; left out, every step sees all N. Each epoch is a fresh permutation, and the
+            N mod `batch` examples at its end are left for another epoch.
+        key: a PRNG key for the permutations, needed with `batch`.
+        at: steps at which to observe, ascending; 0 is before the first update, `steps` after the last.
+        observe: `observe(params)` → any pytree of arrays; left out, the outputs on `x`.
+
+    Returns:
+        The run: final parameters, the steps observed, and the observations stacked along a first axis.
+
+    Raises:
+        ValueError: when shapes do not fit, the loss is not a number, `batch` is larger than N or comes without `key`,
+            or `at` does not ascend within 0 … `steps`.
+        TypeError: when `optimizer` is not an Optax optimiser or `steps` not an integer.
+
+    Example:
+        >>> line = lambda params, x: x @ params
+        >>> half_square = lambda f, y: 0.5 * jnp.sum((f - y) ** 2)
+        >>> run = train(line, jnp.zeros((1, 1)), half_square, optax.sgd(0.5), jnp.ones((1, 1)), jnp.ones((1, 1)), 2, at=(0, 1, 2))
+        >>> run.observed.ravel().tolist()
+        [0.0, 0.5, 0.75]
+
+    Source: the training of Lee et al. 2019, section 3.
+    """
+    at = tuple(int(i) for i in at)
+    _check(net, params, loss, optimizer, x, y, steps, batch, key, at)
+    order = None if batch is None else _minibatches(key, len(x), batch, steps)
+    params, observed = _loop(net, loss, optimizer, steps, at, observe, params, x, y, order)
+    return Run(params, jnp.asarray(at, int), observed)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def _loop(net, loss, optimizer, steps, at, observe, params, x, y, order):
+    apply_fn = as_apply_fn(net)
+    observe = observe or (lambda theta: apply_fn(theta, x))
+
+    def objective(theta, rows):
+        x_b, y_b = (x, y) if rows is None else (x[rows], y[rows])
+        return loss(apply_fn(theta, x_b), y_b)
+
+    def record(theta, observed, slot):
+        write = lambda: jax.tree.map(lambda o, new: o.at[slot].set(new), observed, observe(theta))  # noqa: E731
+        return jax.lax.cond(slot < len(at), write, lambda: observed) if at else observed
+
+    def step(carry, now):
+        theta, state, observed = carry
+        slot, rows = now
+        observed = record(theta, observed, slot)
+        gradient = jax.grad(objective)(theta, rows)
+        updates, state = optimizer.update(gradient, state, theta)
+        return (optax.apply_updates(theta, updates), state, observed), None
+
+    slots = np.full(steps + 1, len(at))  # step → its place among the observations, or len(at) for none
+    slots[list(at)] = np.arange(len(at))
+    empty = jax.tree.map(lambda o: jnp.zeros((len(at), *o.shape), o.dtype), jax.eval_shape(observe, params))
+    carry = (params, optimizer.init(params), empty)
+    (params, _, observed), _ = jax.lax.scan(step, carry, (jnp.asarray(slots[:-1]), order), length=steps)
+    return params, record(params, observed, jnp.asarray(slots[-1]))
+
+
+def _minibatches(key: Array, n: int, batch: int, steps: int) -> Int[Array, "steps batch"]:
+    """The rows of each step's minibatch."""
+    per_epoch = n // batch
+    epochs = -(-steps // per_epoch)
+    order = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, epochs))  # (epochs, N)
+    return order[:, : per_epoch * batch].reshape(-1, batch)[:steps]
+
+
+def _check(net, params, loss, optimizer, x, y, steps, batch, key, at) -> None:
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"`optimizer` must be an Optax optimiser such as optax.sgd(0.1), got {type(optimizer).__name__}")
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise TypeError(f"`steps` must be an integer, got {steps!r}")
+    if steps < 0:
+        raise ValueError(f"`steps` must be 0 or more, got {steps}")
+    f = jax.eval_shape(as_apply_fn(net), params, x)
+    if y.shape != f.shape:
+        raise ValueError(f"`y` must have the shape (N, K) = {f.shape} of the outputs, got {y.shape}")
+    value = jax.eval_shape(loss, f, y)
+    if value.shape != ():
+        raise ValueError(f"`loss` must return one number, got an array of shape {value.shape}; sum over examples")
+    if batch is not None and not 0 < batch <= len(x):
+        raise ValueError(f"`batch` must be between 1 and N = {len(x)}, got {batch}")
+    if batch is not None and key is None:
+        raise ValueError("`key` must be given with `batch`: it decides the order of the minibatches")
+    if list(at) != sorted(set(at)) or (at and not 0 <= at[0] <= at[-1] <= steps):
+        raise ValueError(f"`at` must ascend within 0 … `steps` = {steps}, got {at}")
