@@ -1,0 +1,54 @@
+"""What the unit tests share: double precision, tolerances by dtype, the reference's numbers."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+
+
+def tolerance(like, scale=1.0):
+    """The keywords rtol and atol of `numpy.testing.assert_allclose` for numbers computed in `like`'s dtype.
+
+    Half of the dtype's digits and a little more: round-off after the few hundred operations of a test passes, a wrong
+    formula does not. `scale` widens both, where a test's own arithmetic loses digits.
+    """
+    bound = {"float64": 1e-10, "float32": 2e-5}[str(jnp.result_type(like))] * scale
+    return {"rtol": bound, "atol": bound}
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test, whatever the suite runs in."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def as_users_run():
+    """Without the tests' shape checking, so that what a user would see at the public door is what is tested."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Numbers of an independent implementation (see the file's own "about")."""
+    return json.loads((Path(__file__).parent / "reference_values.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(autouse=True)
+def shapes_are_checked_except_where_errors_are_expected(request):
+    """A test of an error message passes what the annotations forbid: there the library must speak, not the checker."""
+    code = getattr(getattr(request, "function", None), "__code__", None)
+    jaxtyping.config.update("jaxtyping_disable", code is not None and "raises" in code.co_names)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_pycollect_makeitem(collector, name, obj):
+    """Leave alone what a test module only imports: the library has functions named `test_...`."""
+    return [] if getattr(obj, "__module__", "").partition(".")[0] == "lib" else None
