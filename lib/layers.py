@@ -1,0 +1,252 @@
+"""Flax layers that know their infinite face.
+
+Each layer is called on features, and has two more methods: `needs(above)`, what it must be told of its input's
+covariance for what is asked of its output, and `kernel_step(state)`, from the state below it to the state above.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array
+
+from lib.activations import Activation, identity
+from lib.kernels import Kernel, State, input_state
+
+
+class Dense(nn.Module):
+    """A fully connected layer, h = x W + b, with Gaussian weights of variance σ_w² / n for n inputs.
+
+    "ntk":       W = σ_w ω / √n, b = σ_b β, with ω, β ~ N(0, 1) trained
+                 K ← σ_w² K + σ_b²,  Θ ← σ_w² K + σ_b² + σ_w² Θ
+    "standard":  W = ω ~ N(0, σ_w² / n), b = β ~ N(0, σ_b²), trained
+                 K ← σ_w² K + σ_b²,  Θ ← n K + 1 + σ_w² Θ
+
+    Args:
+        features: outputs of the layer, its width.
+        W_std: σ_w; √2 keeps the variance of a deep ReLU network.
+        b_std: σ_b; None for a layer without bias, 0 for one that starts at zero.
+        parameterization: "ntk" or "standard".
+
+    Raises:
+        ValueError, TypeError: for a field that is none of these, or an `x` that is not a floating (N, n) array.
+
+    Example:
+        >>> layer = Dense(3, W_std=1.5, b_std=0.1)
+        >>> params = layer.init(jax.random.key(0), jnp.ones((2, 5)))
+        >>> params["params"]["omega"].shape, layer.apply(params, jnp.ones((2, 5))).shape
+        ((5, 3), (2, 3))
+
+    Source: Lee et al. 2019, eqs 1, S26-S29 and S36.
+    """
+
+    features: int
+    W_std: Any = 1.0
+    b_std: Any = None
+    parameterization: str = "ntk"
+
+    def __post_init__(self):
+        self.features = check_size("features", self.features)
+        self.W_std = scalar("W_std", self.W_std)
+        self.b_std = None if self.b_std is None else scalar("b_std", self.b_std)
+        _check_parameterization(self.parameterization)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = _check_vectors(x)
+        n = x.shape[1]
+        standard = self.parameterization == "standard"
+        W_scale = jnp.asarray(self.W_std / n**0.5, x.dtype)
+        omega = self._parameter("omega", W_scale if standard else 1, (n, self.features), x)
+        h = x @ omega if standard else (x @ omega) * W_scale
+        if self.b_std is None:
+            return h
+        b_scale = jnp.asarray(self.b_std, x.dtype)
+        beta = self._parameter("beta", b_scale if standard else 1, (self.features,), x)
+        return h + (beta if standard else b_scale * beta)
+
+    def _parameter(self, name: str, std: Any, shape: tuple[int, ...], x: Array) -> Array:
+        if self.has_variable("params", name) and (found := jnp.shape(self.get_variable("params", name))) != shape:
+            raise ValueError(
+                f"`params` of {self.name or 'Dense'} hold {name} of shape {found}, but `x` of shape {x.shape} and a "
+                f"width of {self.features} need {shape}; were they made for other inputs or another network?"
+            )
+        return self.param(name, nn.initializers.normal(std), shape, x.dtype)
+
+    @nn.nowrap
+    def needs(self, above: str) -> str:
+        """Vectors, whatever is above."""
+        return "vectors"
+
+    @nn.nowrap
+    def kernel_step(self, state: State) -> State:
+        """Eqs S26 and S29; standard gradients lack the factors σ_w²/n and σ_b² that scale the others."""
+        W_var = jnp.asarray(self.W_std, state.nngp.dtype) ** 2
+        b_var = jnp.asarray(0 if self.b_std is None else self.b_std, state.nngp.dtype) ** 2
+        affine = lambda k: W_var * k + b_var
+        nngp = affine(state.nngp)
+        if self.parameterization == "standard":
+            own = state.features * state.nngp + (0 if self.b_std is None else 1)
+        else:
+            own = nngp
+        return state._replace(
+            nngp=nngp,
+            ntk=own + W_var * state.ntk,
+            variance1=affine(state.variance1),
+            variance2=affine(state.variance2),
+            features=self.features,
+            gaussian=True,
+        )
+
+
+class Flatten(nn.Module):
+    """One vector per example: (N, H, W, C) → (N, H W C). On vectors it does nothing.
+
+    K(x, x′) ← mean over positions p of K_pp(x, x′), and so for Θ
+
+    Example:
+        >>> Flatten()(jnp.ones((2, 4, 4, 3))).shape
+        (2, 48)
+    """
+
+    def __call__(self, x: Array) -> Array:
+        return x.reshape(x.shape[0], -1)
+
+    @nn.nowrap
+    def needs(self, above: str) -> str:
+        """The mean over positions, which of inputs is one product of matrices."""
+        return "mean"
+
+    @nn.nowrap
+    def kernel_step(self, state: State) -> State:
+        """The mean has been taken where the state was made."""
+        return state
+
+
+class Sequential(nn.Module):
+    """Layers one after another: a network with a finite face (`init`, `apply`) and an infinite one (`kernel`).
+
+    f(x) = layer_n(… layer_2(layer_1(x)))
+
+    A layer that stands in two places is two layers, with weights of their own: the infinite face assumes independence.
+
+    Args:
+        layers: layers and activations, in order. Other Flax modules are welcome; only `kernel` refuses them.
+
+    Raises:
+        TypeError: for anything else, such as a bare `jnp.tanh` (`activation(jnp.tanh)` makes it one) or a string.
+
+    Example:
+        >>> from lib.activations import relu
+        >>> net = Sequential((Dense(64, W_std=1.5), relu, Dense(2)))
+        >>> x = jnp.ones((3, 5))
+        >>> net.apply(net.init(jax.random.key(0), x), x).shape
+        (3, 2)
+        >>> net.kernel(x).ntk.shape
+        (3, 3)
+
+    Source: Lee et al. 2019, eqs 1, S25-S29.
+    """
+
+    layers: Any
+
+    def __post_init__(self):
+        self.layers = tuple(_check_layer(i, layer) for i, layer in enumerate(self.layers))
+        super().__post_init__()
+
+    def __call__(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    @nn.nowrap
+    def kernel(self, x1: Array, x2: Array | None = None) -> Kernel:
+        """The NNGP and NTK of the network as its widths go to infinity.
+
+        Pure, and traceable by `jax.jit` and `jax.grad`. In float64 to round-off; in float32 the tangent kernel of ReLU
+        loses half its digits between nearly parallel inputs.
+
+        Args:
+            x1: inputs, (N1, ...).
+            x2: inputs, (N2, ...); left out it is `x1`, and the diagonal is exact.
+
+        Returns:
+            Kernel(nngp, ntk), each (N1, N2), in the inputs' dtype.
+
+        Raises:
+            ValueError: when shapes do not fit, or some layer has no infinite face; the message names it.
+            TypeError: when inputs are not floating-point numbers.
+
+        Source: Lee et al. 2019, eqs S25-S29.
+        """
+        state = self.kernel_step(input_state(x1, x2, self.needs("vectors")))
+        return Kernel(state.nngp, state.ntk)
+
+    @nn.nowrap
+    def needs(self, above: str) -> str:
+        """What the first layer needs, from the last layer down."""
+        for i, layer in reversed(list(enumerate(self.layers))):
+            if not hasattr(layer, "kernel_step"):
+                raise ValueError(f"{_place(i, layer)} has no infinite face; `net.apply` and the empirical kernel do")
+            above = layer.needs(above)
+        return above
+
+    @nn.nowrap
+    def kernel_step(self, state: State) -> State:
+        """The layers' steps, from the first up."""
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Activation) and layer != identity and not state.gaussian:
+                raise ValueError(
+                    f"{_place(i, layer)} has no infinite face, because its input is not Gaussian: a nonlinearity must "
+                    "follow a layer with weights. Put a Dense before it, or use the empirical kernel"
+                )
+            state = layer.kernel_step(state)
+        return state
+
+
+def check_size(name: str, value: Any) -> int:
+    """A positive integer, or an error that names the argument."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}")
+    return int(value)
+
+
+def scalar(name: str, value: Any) -> Any:
+    """A Python float, which promotes no dtype, or a traced scalar as it is."""
+    if not isinstance(value, str) and jnp.ndim(value) == 0:
+        try:
+            return float(value)
+        except jax.errors.ConcretizationTypeError:
+            return value
+    raise TypeError(f"`{name}` must be a real number, got {value!r}")
+
+
+def _check_parameterization(value: Any) -> None:
+    if value not in ("ntk", "standard"):
+        raise ValueError(f'`parameterization` must be "ntk" or "standard", got {value!r}')
+
+
+def _check_vectors(x: Array) -> Array:
+    """`x` as (N, n) floating-point numbers."""
+    x = jnp.asarray(x)
+    if x.ndim != 2:
+        raise ValueError(f"Dense needs `x` of shape (N, n), got {x.shape}; images need Flatten() before it")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"`x` must hold floating-point numbers, got {x.dtype}; convert it with `.astype(float)`")
+    return x
+
+
+def _check_layer(i: int, layer: Any) -> Any:
+    """The layer, as an instance of its own."""
+    if isinstance(layer, Activation):
+        return layer
+    if isinstance(layer, nn.Module):
+        return layer.clone(parent=None, name=None)
+    hint = "activation(phi) makes one of a scalar function phi" if callable(layer) else "import it from lib, as in relu"
+    raise TypeError(f"`layers[{i}]` must be a layer or an activation, got {layer!r}; {hint}")
+
+
+def _place(i: int, layer: Any) -> str:
+    return f"layers[{i}] ({layer.name if isinstance(layer, Activation) else type(layer).__name__})"
