@@ -8,7 +8,9 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from lib.data.catalogue import EMBEDDED_PER_CLASS, OFFICIAL_PER_CLASS, TASKS, Task
+from lib.data.archives import official
+from lib.data.cache import cached
+from lib.data.catalogue import DATASETS, TASKS, Task
 from lib.data.embedded import embedded
 from lib.data.verify import DataError, checksum
 
@@ -69,12 +71,14 @@ def load(
 
 
 def _split(task: Task, split: str, n: int, dtype: np.dtype) -> Split:
-    images, labels = _arrays(task, split, n)
+    images, labels = _arrays(task, split, n).values()
     rows = _interleave(labels, task.classes)[:n]
     pixels, labels = images[rows], labels[rows].astype(np.int32)
     # One entry for each value of a byte, rounded once: the same bits on every machine.
     standardised = jnp.asarray((np.arange(256) / 255 - task.mean) / task.std, dtype)
-    x = jnp.take(standardised, jnp.asarray(pixels), mode="clip")  # no byte is out of range, and this mode is the fastest
+    x = jnp.take(
+        standardised, jnp.asarray(pixels), mode="clip"
+    )  # no byte is out of range, and this mode is the fastest
     if len(task.classes) == 2:
         y = np.where(labels == task.classes[1], 1, -1)[:, None]
     else:
@@ -82,13 +86,12 @@ def _split(task: Task, split: str, n: int, dtype: np.dtype) -> Split:
     return Split(x, jnp.asarray(y, dtype), jnp.asarray(labels))
 
 
-def _arrays(task: Task, split: str, n: int) -> list[np.ndarray]:
-    """Images and labels that hold enough for n interleaved examples: embedded if they do, else official and complete."""
-    names = (f"{split}_images", f"{split}_labels")
-    per_class = -(-n // len(task.classes))
-    if all(per_class <= EMBEDDED_PER_CLASS[task.dataset][split][c] for c in task.classes):
+def _arrays(task: Task, split: str, n: int) -> dict[str, np.ndarray]:
+    """Images and labels that hold the first n examples: the embedded ones if these suffice, else the complete split."""
+    names, per_class = (f"{split}_images", f"{split}_labels"), DATASETS[task.dataset].subset.per_class[split]
+    if n <= len(task.classes) * min(per_class[c] for c in task.classes):
         return embedded(task.dataset, names)
-    raise DataError("only the embedded subset so far")
+    return cached(task.dataset, names, routes=(official,))
 
 
 def _interleave(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
@@ -99,13 +102,15 @@ def _interleave(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
 
 
 def _count(task: Task, split: str, n: int | None) -> int:
-    exist = sum(OFFICIAL_PER_CLASS[task.dataset][split][c] for c in task.classes)
+    exist = sum(DATASETS[task.dataset].full.per_class[split][c] for c in task.classes)
     if n is None:
         return exist
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"`{split}` must be a number of examples (an integer) or None for all {exist}; got {n!r}")
     if not 1 <= operator.index(n) <= exist:
-        raise ValueError(f"`{split}` must be from 1 to {exist}, the size of the official split, or None for all; got {n}")
+        raise ValueError(
+            f"`{split}` must be from 1 to {exist}, the size of the official split, or None for all; got {n}"
+        )
     return operator.index(n)
 
 
