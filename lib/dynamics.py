@@ -156,7 +156,7 @@ def weight_change(net: Network, params0: PyTree, x: Array, a: Float[Array, "*t n
     f0_x, pull_back = jax.vjp(lambda theta: apply_fn(theta, x), params0)
     if a.shape[-2:] != f0_x.shape:
         raise ValueError(f"`a` must have shape (..., N, K) with (N, K) = {f0_x.shape}, got {a.shape}")
-    product = lambda v: pull_back(v.astype(f0_x.dtype))[0]  # noqa: E731
+    product = lambda v: pull_back(v.astype(f0_x.dtype))[0]
     for _ in a.shape[:-2]:
         product = jax.vmap(product)
     return product(a)
@@ -197,7 +197,7 @@ def _as_matrix(theta: Array) -> Array:
     return theta.transpose(0, 2, 1, 3).reshape(size, size)
 
 
-def _filtered(spectrum: Spectrum, values: Float[Array, "*t n"], r: Float[Array, "n k"]) -> Float[Array, "*t n k"]:
+def _filtered(spectrum: Spectrum, values: Float[Array, "*t modes"], r: Float[Array, "n k"]) -> Float[Array, "*t n k"]:
     """V diag(values) Vᵀ r."""
     v = spectrum.eigenvectors
     modes = jnp.matmul(v.T, r.reshape(len(v), -1), precision="highest")  # (n, K) or (N·K, 1)

@@ -113,7 +113,7 @@ def _check_inputs(net: Network, params: PyTree, x1: Array, x2: Array | None) -> 
 def _jacobian(net: Network, params: PyTree, x: Array) -> PyTree:
     """∇_θ f of each example: leaves (N, K, *leaf.shape)."""
     apply_fn = as_apply_fn(net)
-    one = lambda x_i: jax.jacrev(lambda theta: apply_fn(theta, x_i[None])[0])(params)  # noqa: E731
+    one = lambda x_i: jax.jacrev(lambda theta: apply_fn(theta, x_i[None])[0])(params)
     return jax.vmap(one)(x)
 
 

@@ -35,7 +35,7 @@ def flow(t: ArrayLike) -> Filter:
         The filter; its functions map (n,) to (*t.shape, n).
 
     Example:
-        >>> flow(2.0).response(jnp.array([0.0, 1.0])).round(4).tolist()  # t, and 1 − e⁻²
+        >>> [round(h, 4) for h in flow(2.0).response(jnp.array([0.0, 1.0])).tolist()]  # t, and 1 − e⁻²
         [2.0, 0.8647]
 
     Source: Lee et al. 2019, eqs 8-11.

@@ -79,7 +79,7 @@ def taylor_expand(net: Network, params0: PyTree, degree: int) -> ApplyFn:
 
     def f_d(params: PyTree, x: Array) -> Float[Array, "n k"]:
         omega = difference(params, params0)
-        derivative = lambda s: apply_fn(jax.tree.map(lambda p, w: p + s * w, params0, omega), x)  # noqa: E731
+        derivative = lambda s: apply_fn(jax.tree.map(lambda p, w: p + s * w, params0, omega), x)
         total = derivative(0.0)
         for r in range(1, degree + 1):
             derivative = _differentiate(derivative)

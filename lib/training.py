@@ -66,7 +66,8 @@ def train(
     Example:
         >>> line = lambda params, x: x @ params
         >>> half_square = lambda f, y: 0.5 * jnp.sum((f - y) ** 2)
-        >>> run = train(line, jnp.zeros((1, 1)), half_square, optax.sgd(0.5), jnp.ones((1, 1)), jnp.ones((1, 1)), 2, at=(0, 1, 2))
+        >>> one = jnp.ones((1, 1))
+        >>> run = train(line, 0 * one, half_square, optax.sgd(0.5), x=one, y=one, steps=2, at=(0, 1, 2))
         >>> run.observed.ravel().tolist()
         [0.0, 0.5, 0.75]
 
@@ -89,7 +90,7 @@ def _loop(net, loss, optimizer, steps, at, observe, params, x, y, order):
         return loss(apply_fn(theta, x_b), y_b)
 
     def record(theta, observed, slot):
-        write = lambda: jax.tree.map(lambda o, new: o.at[slot].set(new), observed, observe(theta))  # noqa: E731
+        write = lambda: jax.tree.map(lambda o, new: o.at[slot].set(new), observed, observe(theta))
         return jax.lax.cond(slot < len(at), write, lambda: observed) if at else observed
 
     def step(carry, now):
@@ -118,7 +119,9 @@ def _minibatches(key: Array, n: int, batch: int, steps: int) -> Int[Array, "step
 
 def _check(net, params, loss, optimizer, x, y, steps, batch, key, at) -> None:
     if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(f"`optimizer` must be an Optax optimiser such as optax.sgd(0.1), got {type(optimizer).__name__}")
+        raise TypeError(
+            f"`optimizer` must be an Optax optimiser such as optax.sgd(0.1), got {type(optimizer).__name__}"
+        )
     if isinstance(steps, bool) or not isinstance(steps, int):
         raise TypeError(f"`steps` must be an integer, got {steps!r}")
     if steps < 0:

@@ -1,0 +1,115 @@
+"""The training loop against Optax written out by hand, and its promises about minibatches and observations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import tolerance
+from networks import small_network
+
+from lib import linearize, train
+
+
+def half_square(f, y):
+    return 0.5 * jnp.sum((f - y) ** 2)
+
+
+def problem():
+    net, params, x = small_network()
+    return net, params, x, jnp.cos(jnp.arange(10, dtype=x.dtype)).reshape(5, 2)
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.01), optax.sgd(0.01, momentum=0.9), optax.adam(0.01)])
+def test_the_loop_is_the_optimizer_step_by_step(optimizer):
+    net, params, x, y = problem()
+    run = train(net, params, half_square, optimizer, x, y, 6)
+    theta, state = params, optimizer.init(params)
+    for _ in range(6):
+        gradient = jax.grad(lambda p: half_square(net(p, x), y))(theta)
+        updates, state = optimizer.update(gradient, state, theta)
+        theta = optax.apply_updates(theta, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance(x, scale=100)), run.params, theta)
+    assert half_square(net(run.params, x), y) < 0.9 * half_square(net(params, x), y)
+
+
+def test_observations_are_of_the_parameters_at_those_steps():
+    net, params, x, y = problem()
+    run = train(net, params, half_square, optax.sgd(0.01), x, y, 5, at=(0, 2, 5))
+    assert run.steps.tolist() == [0, 2, 5]
+    for step, outputs in zip((0, 2, 5), run.observed, strict=True):
+        alone = train(net, params, half_square, optax.sgd(0.01), x, y, step).params
+        np.testing.assert_allclose(outputs, net(alone, x), **tolerance(x, scale=100))
+
+
+def test_observe_may_return_any_pytree():
+    net, params, x, y = problem()
+    see = lambda p: {"weight": p["W1"][0, 0], "loss": half_square(net(p, x), y)}
+    run = train(net, params, half_square, optax.sgd(0.01), x, y, 3, at=(0, 3), observe=see)
+    assert run.observed["weight"].shape == (2,)
+    assert float(run.observed["weight"][1]) == pytest.approx(float(run.params["W1"][0, 0]))
+    assert run.observed["loss"][1] < run.observed["loss"][0]
+
+
+def test_minibatches_partition_each_epoch():
+    """With a gradient that records the rows seen: four steps of two see eight rows, two full epochs of four."""
+    x, y = jnp.eye(4), jnp.zeros((4, 1))
+    net = lambda params, x: x @ params
+    add_up = lambda f, y: -jnp.sum(f)
+    observed = train(
+        net,
+        jnp.zeros((4, 1)),
+        add_up,
+        optax.sgd(1.0),
+        x,
+        y,
+        4,
+        2,
+        jax.random.key(0),
+        at=(1, 2, 3, 4),
+        observe=lambda p: p,
+    ).observed[..., 0]
+    assert observed[0].sum() == 2 and observed[0].max() == 1
+    assert observed[1].tolist() == [1] * 4 and observed[3].tolist() == [2] * 4
+    assert observed[2].max() == 2
+
+
+def test_the_linearisation_sees_the_same_minibatches():
+    """For a network that is linear already the two runs are one; with other minibatches they are not."""
+    net = lambda params, x: x @ params
+    _, _, x, y = problem()
+    params, arguments = jnp.zeros((3, 2)), (half_square, optax.sgd(0.05, momentum=0.9), x, y, 9, 2)
+    run = train(net, params, *arguments, jax.random.key(3))
+    linear = train(linearize(net, params), params, *arguments, jax.random.key(3))
+    other = train(net, params, *arguments, jax.random.key(4))
+    np.testing.assert_allclose(run.params, linear.params, **tolerance(x, scale=100))
+    assert float(abs(run.params - other.params).max()) > 1e-3
+
+
+def test_an_ensemble_is_a_vmap():
+    net, params, x, y = problem()
+    many = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p, -p]), params)
+    fit = lambda p: train(net, p, half_square, optax.sgd(0.01), x, y, 4, at=(4,))
+    together = jax.vmap(fit)(many)
+    for i in range(3):
+        alone = fit(jax.tree.map(lambda p: p[i], many))  # noqa: B023
+        np.testing.assert_allclose(together.observed[i], alone.observed, **tolerance(x, scale=100))
+
+
+def test_errors_name_the_argument(as_users_run):
+    net, params, x, y = problem()
+    good = dict(net=net, params=params, loss=half_square, optimizer=optax.sgd(0.1), x=x, y=y, steps=3)
+    cases = [
+        (TypeError, "`optimizer` must be an Optax optimiser", dict(optimizer=0.1)),
+        (TypeError, "`steps` must be an integer", dict(steps=3.0)),
+        (ValueError, "`steps` must be 0 or more", dict(steps=-1)),
+        (ValueError, r"`y` must have the shape \(N, K\)", dict(y=y[:, 0])),
+        (ValueError, "`loss` must return one number", dict(loss=lambda f, y: (f - y) ** 2)),
+        (ValueError, "`batch` must be between 1 and N = 5", dict(batch=6, key=jax.random.key(0))),
+        (ValueError, "`key` must be given with `batch`", dict(batch=2)),
+        (ValueError, "`at` must ascend within 0", dict(at=(2, 1))),
+        (ValueError, "`at` must ascend within 0", dict(at=(0, 4))),
+    ]
+    for error, message, change in cases:
+        with pytest.raises(error, match=message):
+            train(**{**good, **change})
