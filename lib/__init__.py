@@ -3,6 +3,9 @@
 The names of this package are what the book's chapters call; each is documented where it is defined.
 """
 
+from lib.activations import Activation, activation, erf, identity, relu, tanh
+from lib.architectures import fully_connected
+from lib.data import DataError, load
 from lib.dynamics import (
     Spectrum,
     coefficients,
@@ -16,5 +19,11 @@ from lib.dynamics import (
 )
 from lib.empirical import empirical_ntk, ntk_vector_product
 from lib.filters import Filter, descent, flow
+from lib.kernels import Kernel
+from lib.layers import Dense, Flatten, Sequential
 from lib.linearize import linearize, taylor_expand
+from lib.records import Claims, glue, provenance_line, recorded
+from lib.scales import Scales, budget
+from lib.slider import slider
+from lib.span import in_span
 from lib.training import Run, train

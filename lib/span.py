@@ -1,0 +1,40 @@
+"""Inputs written in the span of the data, which makes dense first layers cheap and changes no law."""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def in_span(*inputs: Float[np.ndarray, "_ *shape"]) -> tuple[Float[np.ndarray, "_ m"], ...]:
+    """Inputs in an orthonormal basis of their common span, rescaled so that x·x′/n is kept.
+
+    x ↦ √(m/n) Qᵀx, with the columns of Q (n, m) an orthonormal basis
+
+    A dense first layer sees its inputs through x W with Gaussian W, whose law no rotation changes, and weights
+    orthogonal to all data never matter nor move. So a network on these m columns has the outputs, the training and the
+    kernels (in distribution; the infinite ones exactly) of one on the original n, such as the 3,072 of a CIFAR image.
+
+    Args:
+        inputs: arrays (N_i, ...) of one kind, such as the training and test images together.
+
+    Returns:
+        For each, an array (N_i, m) of its dtype, with m = min(Σ N_i, n).
+
+    Raises:
+        ValueError: when the inputs' shapes differ beyond their first axis.
+
+    Example:
+        >>> train, test = in_span(np.ones((2, 8, 8, 3)), np.eye(192).reshape(192, 8, 8, 3)[:5])
+        >>> train.shape, test.shape
+        ((2, 7), (5, 7))
+
+    Source: the rotation invariance of Gaussian weights, Lee et al. 2019, eq 1.
+    """
+    shapes = {np.shape(x)[1:] for x in inputs}
+    if len(shapes) != 1:
+        raise ValueError(f"`inputs` must agree in all but their first axis, got shapes {[np.shape(x) for x in inputs]}")
+    rows = np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1) for x in inputs])
+    basis, _ = np.linalg.qr(rows.T)  # (n, m)
+    n, m = basis.shape
+    coordinates = rows @ basis * np.sqrt(m / n)
+    ends = np.cumsum([len(x) for x in inputs])[:-1]
+    return tuple(part.astype(x.dtype) for part, x in zip(np.split(coordinates, ends), inputs, strict=True))

@@ -1,0 +1,42 @@
+"""In the span of the data, everything a dense network can see is what it was."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lib import fully_connected, in_span, relu
+
+
+def images(n, phase):
+    return np.cos(phase + np.arange(n * 48).reshape(n, 4, 4, 3) ** 1.3)
+
+
+def test_inner_products_over_dimension_are_kept():
+    x, xt = images(5, 0.0), images(3, 1.0)
+    z, zt = in_span(x, xt)
+    gram = lambda a, b: a.reshape(len(a), -1) @ b.reshape(len(b), -1).T / a[0].size
+    assert z.shape == (5, 8) and zt.shape == (3, 8)
+    np.testing.assert_allclose(gram(z, z), gram(x, x), atol=1e-12)
+    np.testing.assert_allclose(gram(zt, z), gram(xt, x), atol=1e-12)
+
+
+def test_infinite_kernels_are_kept(x64):
+    x, xt = images(5, 0.0), images(3, 1.0)
+    z, zt = in_span(x, xt)
+    net = fully_connected(8, 2, 1, relu, W_std=1.4, b_std=0.1)
+    before, after = net.kernel(jnp.asarray(xt), jnp.asarray(x)), net.kernel(jnp.asarray(zt), jnp.asarray(z))
+    np.testing.assert_allclose(after.ntk, before.ntk, rtol=1e-10)
+
+
+def test_more_examples_than_dimensions_keep_the_dimension():
+    (z,) = in_span(np.eye(3)[[0, 1, 2, 0, 1]])
+    assert z.shape == (5, 3)
+
+
+def test_dtype_follows():
+    assert in_span(images(2, 0.0).astype(np.float32))[0].dtype == np.float32
+
+
+def test_shapes_must_agree(as_users_run):
+    with pytest.raises(ValueError, match="`inputs` must agree in all but their first axis"):
+        in_span(np.ones((2, 3)), np.ones((2, 4)))
