@@ -22,6 +22,7 @@ from lib.filters import Filter, descent, flow
 from lib.kernels import Kernel
 from lib.layers import Dense, Flatten, Sequential
 from lib.linearize import linearize, taylor_expand
+from lib.paper import paper_values
 from lib.records import Claims, glue, provenance_line, recorded
 from lib.scales import Scales, budget
 from lib.slider import slider
