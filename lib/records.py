@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ class Claims:
 
     def __init__(self, chapter: str, *, scale: str = "quick", seed: int = 0) -> None:
         for argument, name in (("chapter", chapter), ("scale", scale)):
-            if not isinstance(name, str) or not name or Path(name).name != name:
+            if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
                 raise ValueError(
                     f"`{argument}` must be a plain name such as the notebook's stem 'figure_3', got {name!r}"
                 )
@@ -153,7 +154,7 @@ class Claims:
 
 
 class Recorded(NamedTuple):
-    """A run kept in book/results: its claims, the arrays behind its figure, and whether today's code made it."""
+    """One run of a chapter: its claims, the arrays behind its figure, and whether today's code is what made it."""
 
     chapter: str
     scale: str
@@ -165,19 +166,27 @@ class Recorded(NamedTuple):
 
 
 def recorded(chapter: str, scale: str = "paper") -> Recorded | None:
-    """The recorded run of a chapter at a scale, or None where there is none.
+    """The run kept in book/results for a chapter at a scale, or None where there is none."""
+    return _read(Path("book") / "results" / scale, chapter)
 
-    `fresh` tells whether the chapter's fingerprint is still the recorded one.
-    """
-    root = book_root()
-    path = root / "book" / "results" / scale / f"{chapter}.json"
+
+def measured(chapter: str, scale: str = "quick") -> Recorded | None:
+    """The latest run on this machine of a chapter at a scale, or None where there is none."""
+    return _read(Path("_build") / "results" / scale, chapter)
+
+
+def _read(folder: Path, chapter: str) -> Recorded | None:
+    path = book_root() / folder / f"{chapter}.json"
     if not path.exists():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    arrays = dict(np.load(path.with_suffix(".npz"), allow_pickle=False)) if path.with_suffix(".npz").exists() else {}
-    notebook = next((root / "book").rglob(f"{chapter}.ipynb"), None)
-    fresh = notebook is not None and fingerprint(notebook) == record["provenance"]["fingerprint"]
-    return Recorded(**record, arrays=arrays, fresh=fresh)
+    arrays = path.with_suffix(".npz")
+    notebook = next((book_root() / "book").rglob(f"{chapter}.ipynb"), None)
+    return Recorded(
+        **record,
+        arrays=dict(np.load(arrays, allow_pickle=False)) if arrays.exists() else {},
+        fresh=notebook is not None and fingerprint(notebook) == record["provenance"]["fingerprint"],
+    )
 
 
 def provenance_line(provenance: Mapping[str, Any]) -> str:
@@ -197,12 +206,12 @@ def provenance_line(provenance: Mapping[str, Any]) -> str:
             f"seed {provenance['seed']}",
             time,
             f"{memory / 1e9:.2g} GB",
-            provenance["date"],
+            provenance["date"][:10],
         ]
     )
 
 
-def glue(name: str, value: float | str) -> None:
+def glue(name: str, value: ArrayLike | str) -> None:
     """Give a number of the run to the chapter's prose, which quotes it by {glue:text}`name:.3f`.
 
     The record is the one of MyST-NB's own `glue`, which is not there where a chapter runs without the site's packages.

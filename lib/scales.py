@@ -77,7 +77,7 @@ def budget(flops: float, memory: float) -> None:
     for argument, amount in (("flops", flops), ("memory", memory)):
         if not amount > 0:
             raise ValueError(f"`{argument}` must be a positive number, got {amount!r}")
-    available, rate = device_memory(), _matrix_rate()
+    available, rate = float(device_memory()), _matrix_rate()
     if memory > available:
         needs = f"`memory`: this run needs {_si(memory)}B and {device()} has {_si(available)}B"
         raise MemoryError(f"{needs}; choose the smaller scale or a larger machine")
@@ -95,12 +95,13 @@ def budget(flops: float, memory: float) -> None:
 
 def html_table(name: str, heads: list[str], rows: list[list[str]]) -> str:
     """An HTML table of plain text, with `name` as its class."""
+    # Notebooks and themes know from the class "dataframe" how to draw a table on a dark page.
 
     def line(tag: str, cells: list[str]) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = "".join(line("td", row) for row in rows)
-    return f'<table class="{name}"><thead>{line("th", heads)}</thead><tbody>{body}</tbody></table>'
+    return f'<table class="dataframe {name}"><thead>{line("th", heads)}</thead><tbody>{body}</tbody></table>'
 
 
 def _matrix_rate() -> float:

@@ -1,0 +1,84 @@
+# The two commands are `make test` and `make book`. They need python3 (3.11 to 3.13) and make, and put the rest into .venv.
+
+PYTHON ?= python3
+SCALE ?= quick
+SEEDS ?= 5
+PORT ?= 8000
+NAME ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+UNIT := tests lib --ignore=tests/test_chapters.py --ignore=tests/test_site.py
+
+.DELETE_ON_ERROR:
+.PHONY: help book test environment check unit chapters site serve chapter record claims data lock clean
+
+help:
+	@echo "make book                          run what has changed, build the pages, say where they are"
+	@echo "make test                          format, types, unit tests, every chapter at quick scale, the pages"
+	@echo "make serve [PORT=8000]             show the built pages at http://localhost:8000"
+	@echo "make chapter NAME=figure_3 [SCALE=paper]      run one chapter"
+	@echo "make claims [NAME=figure_3] [SEEDS=5] [SCALE=quick]      rerun over seeds and record the intervals"
+	@echo "make record [NAME=figure_3] [SCALE=paper]     keep results in book/results"
+	@echo "make data                          fetch and verify the complete MNIST and CIFAR-10"
+	@echo "make lock                          pin the requirements anew (needs uv)"
+	@echo "make clean                         remove what was built"
+
+book: site
+	@echo "The book is in _build/html: open _build/html/index.html, or run 'make serve'."
+
+test: check unit
+	$(BIN)/python -m pytest -q tests/test_chapters.py
+	@$(MAKE) --no-print-directory site
+	$(BIN)/python -m pytest -q tests/test_site.py
+
+environment: $(INSTALLED)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  "This book needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.11 ..." % v)'
+	@echo "Installing the environment into .venv (about a minute, once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+unit: $(INSTALLED)
+	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q $(UNIT)
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q $(UNIT)
+
+chapters: $(INSTALLED)
+	@$(BIN)/python -m tools.chapters --scale $(SCALE)
+
+# Sphinx reads a page once: after a failed build it would pass over the pages it has warned about. So it forgets them.
+site: chapters
+	@$(BIN)/jupyter-book build . -n -W --keep-going --quiet || { rm -rf _build/.doctrees; exit 1; }
+
+serve: site
+	$(BIN)/python -m http.server --directory _build/html $(PORT)
+
+chapter: $(INSTALLED)
+	@test -n "$(NAME)" || { echo "Which chapter? For example: make chapter NAME=figure_3"; exit 2; }
+	@$(BIN)/python -m tools.chapters $(NAME) --scale $(SCALE)
+
+claims: $(INSTALLED)
+	@$(BIN)/python -m tools.results intervals $(NAME) --scale $(SCALE) --seeds $(SEEDS)
+
+record: $(INSTALLED)
+	@$(BIN)/python -m tools.results record $(NAME) --scale $(SCALE)
+
+data: $(INSTALLED)
+	$(BIN)/python -m lib.data
+
+lock:
+	uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --fork-strategy fewest --no-header \
+	  --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.txt
+
+clean:
+	rm -rf _build

@@ -1,0 +1,1 @@
+"""What runs the chapters and builds the site around them. Run from the repository's root."""

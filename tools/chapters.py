@@ -1,0 +1,258 @@
+"""Run the chapters: each once for each state of its code, one after another, in the order of the table of contents.
+
+python -m tools.chapters [NAME ...] [--scale quick|paper] [--seeds K] [--again]
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from filelock import FileLock
+
+from lib.provenance import fingerprint
+
+ROOT = Path(__file__).resolve().parents[1]
+# Seconds: for one cell, and for the whole chapter, which also ends a kernel that hangs without running a cell.
+LIMITS = {"quick": (600, 1200), "paper": (6 * 3600, 12 * 3600)}
+ASIDE = ("JAX_ENABLE_X64", "PYTHONPATH")
+
+
+class Chapter(NamedTuple):
+    """A notebook of the book."""
+
+    notebook: Path
+
+    @property
+    def name(self) -> str:
+        return self.notebook.stem
+
+    def read(self) -> dict[str, Any]:
+        return json.loads(self.notebook.read_text(encoding="utf-8"))
+
+    def has_parameters(self) -> bool:
+        return any("parameters" in cell["metadata"].get("tags", []) for cell in self.read()["cells"])
+
+    def reads_results(self) -> bool:
+        """Whether the notebook shows other chapters' results, which its metadata says."""
+        return self.read()["metadata"].get("book", {}).get("reads_results", False)
+
+
+class Run(NamedTuple):
+    """One execution of a chapter, and where its traces lie."""
+
+    chapter: Chapter
+    scale: str = "quick"
+    seed: int = 0
+
+    @property
+    def stem(self) -> str:
+        return self.chapter.name if self.seed == 0 else f"{self.chapter.name}-seed{self.seed}"
+
+    @property
+    def executed(self) -> Path:
+        return ROOT / "_build" / "chapters" / self.scale / f"{self.stem}.ipynb"
+
+    @property
+    def receipt(self) -> Path:
+        return self.executed.with_suffix(".json")
+
+    @property
+    def result(self) -> Path:
+        return ROOT / "_build" / "results" / self.scale / f"{self.stem}.json"
+
+    def key(self) -> str:
+        """What the page depends on: the chapter's fingerprint and the recorded results that it shows."""
+        digest = hashlib.sha256(fingerprint(self.chapter.notebook).encode())
+        kept = ROOT / "book" / "results"
+        shown = (
+            list(kept.rglob("*.json")) if self.chapter.reads_results() else list(kept.rglob(f"{self.chapter.name}.*"))
+        )
+        if self.chapter.reads_results():
+            shown += self.result.parent.glob("*.json")
+        for path in sorted(shown):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    def done(self) -> dict[str, Any] | None:
+        """The receipt of this run, failed or not, where one was made from the code as it is now."""
+        if not (self.receipt.exists() and self.executed.exists()):
+            return None
+        receipt = json.loads(self.receipt.read_text(encoding="utf-8"))
+        current = receipt["key"] == self.key() and _record(self.result) == receipt["record"]
+        return receipt if current else None
+
+
+def chapters(*names: str) -> list[Chapter]:
+    """The notebooks of the table of contents, or those named, in its order; those that read others' results last.
+
+    Raises:
+        SystemExit: for a name that is not in the table of contents, or two chapters of one name.
+    """
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    notebooks = [Chapter(ROOT / f"{file}.ipynb") for file in _files(contents) if (ROOT / f"{file}.ipynb").exists()]
+    known = [chapter.name for chapter in notebooks]
+    if len(set(known)) < len(known):
+        raise SystemExit(f"two chapters have one name: {sorted(name for name in set(known) if known.count(name) > 1)}")
+    if not set(names) <= set(known):
+        raise SystemExit(f"no chapter {sorted(set(names) - set(known))}; there are: {', '.join(known)}")
+    return sorted((c for c in notebooks if not names or c.name in names), key=Chapter.reads_results)
+
+
+def run(wanted: Run, again: bool = False, say: str = "") -> dict[str, Any]:
+    """Execute a chapter unless its run is there already, and return the receipt: outcome, time, memory, error.
+
+    A failed run is kept to be read, and counts as failed until the code changes or `again` asks for another.
+    """
+    wanted.executed.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(wanted.receipt.with_suffix(".lock")):
+        receipt = None if again else wanted.done()
+        known = receipt is not None
+        if receipt is None:
+            receipt = _execute(wanted, say)
+        _report(say, receipt, known)
+    return receipt
+
+
+def run_all(wanted: list[Run], again: bool = False) -> list[dict[str, Any]]:
+    """`run` one after another; returns the receipts of those that failed."""
+    width = max((len(w.stem) for w in wanted), default=0)
+    receipts = [run(w, again, f"{i:>3}/{len(wanted)}  {w.stem:<{width}}") for i, w in enumerate(wanted, 1)]
+    return [receipt for receipt in receipts if receipt["outcome"] != "ok"]
+
+
+def _execute(wanted: Run, say: str) -> dict[str, Any]:
+    for trace in (wanted.receipt, wanted.result, wanted.result.with_suffix(".npz")):
+        trace.unlink(missing_ok=True)
+    key, partial = wanted.key(), wanted.executed.with_suffix(".partial.ipynb")
+    cell_limit, limit = LIMITS[wanted.scale]
+    command = [sys.executable, "-m", "papermill", str(wanted.chapter.notebook), str(partial), "--kernel", "python3"]
+    command += ["--cwd", str(wanted.chapter.notebook.parent), "--no-progress-bar", "--no-log-output"]
+    command += ["--execution-timeout", str(cell_limit), "--start-timeout", "120"]
+    if wanted.chapter.has_parameters():
+        command += ["-p", "scale", wanted.scale, "-p", "seed", str(wanted.seed)]
+    with open(wanted.receipt.with_suffix(".log"), "wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_environment(wanted), start_new_session=True
+        )
+        status, usage, elapsed = _wait(process, limit, say)
+    if partial.exists():
+        partial.replace(wanted.executed)
+    receipt = {
+        "chapter": wanted.chapter.name,
+        "scale": wanted.scale,
+        "seed": wanted.seed,
+        "key": key,
+        "outcome": "ok" if status == 0 else "timeout" if elapsed > limit else "failed",
+        "elapsed": round(elapsed, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        # The largest of papermill and the kernel it waited for, in kilobytes on Linux and bytes on macOS.
+        "peak_memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "error": None if status == 0 else _error(wanted),
+        "record": _record(wanted.result),
+    }
+    wanted.receipt.write_text(json.dumps(receipt, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return receipt
+
+
+def _environment(wanted: Run) -> dict[str, str]:
+    """Ours, less what would change a chapter's numbers and whatever a user's own Jupyter and IPython would add."""
+    kept = {name: value for name, value in os.environ.items() if name not in ASIDE}
+    return kept | {
+        "BOOK_FINGERPRINT": fingerprint(wanted.chapter.notebook),
+        "IPYTHONDIR": str(ROOT / "_build" / "ipython"),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+
+
+def _wait(process: subprocess.Popen, limit: float, say: str) -> tuple[int, Any, float]:
+    """Exit status, resource usage and seconds of a process; shows that it lives, and ends it past the limit."""
+    start, told = time.monotonic(), 0.0
+    try:
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            elapsed = time.monotonic() - start
+            if pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return process.returncode, usage, elapsed
+            if elapsed > limit:
+                os.killpg(process.pid, signal.SIGKILL)
+            if sys.stdout.isatty():
+                print(f"\r{say}  {elapsed:.0f} s ", end="", flush=True)
+            elif elapsed - told > 60:
+                told = elapsed
+                print(f"{say}  running, {elapsed:.0f} s", flush=True)
+            time.sleep(0.2)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+
+
+def _error(wanted: Run) -> str:
+    """What the chapter raised, else the end of what the runner said."""
+    if wanted.executed.exists():
+        cells = json.loads(wanted.executed.read_text(encoding="utf-8"))["cells"]
+        for output in (output for cell in cells for output in cell.get("outputs", [])):
+            if output["output_type"] == "error":
+                return f"{output['ename']}: {output['evalue']}"
+    return wanted.receipt.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+
+
+def _record(result: Path) -> str | None:
+    """A hash of the record that a chapter left, by which a later change to it is noticed."""
+    return hashlib.sha256(result.read_bytes()).hexdigest() if result.exists() else None
+
+
+def _report(say: str, receipt: dict[str, Any], known: bool) -> None:
+    start = "\r" if sys.stdout.isatty() and not known else ""
+    when = (
+        "unchanged since its last run"
+        if known
+        else f"{receipt['elapsed']:.1f} s, {receipt['peak_memory'] / 1e9:.1f} GB"
+    )
+    print(f"{start}{say}  {receipt['outcome']:<7}  {when}", flush=True)
+    if receipt["outcome"] != "ok":
+        where = Run(chapters(receipt["chapter"])[0], receipt["scale"], receipt["seed"]).executed.relative_to(ROOT)
+        print(f"{receipt['error']}\nits notebook as far as it came: {where}", flush=True)
+
+
+def _files(contents: Any) -> Iterator[str]:
+    """The documents of a table of contents, in reading order."""
+    if isinstance(contents, dict):
+        for key, value in contents.items():
+            if key in ("root", "file"):
+                yield value
+            else:
+                yield from _files(value)
+    elif isinstance(contents, list):
+        for entry in contents:
+            yield from _files(entry)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="chapters, by the stem of their notebook; default: all"
+    )
+    parser.add_argument("--scale", choices=LIMITS, default="quick")
+    parser.add_argument("--seeds", type=int, default=1, metavar="K", help="run with the seeds 0 to K - 1")
+    parser.add_argument("--again", action="store_true", help="run even what has not changed")
+    wanted = parser.parse_args()
+    failed = run_all(
+        [Run(c, wanted.scale, seed) for c in chapters(*wanted.names) for seed in range(wanted.seeds)], wanted.again
+    )
+    raise SystemExit(f"{len(failed)} failed: {', '.join(r['chapter'] for r in failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
