@@ -11,7 +11,7 @@ from lib.data import DataError
 from lib.data.archives import npm, official
 from lib.data.cache import VARIABLE, cache_folder, cached
 from lib.data.catalogue import DATASETS
-from lib.data.embedded import FOLDER, select
+from lib.data.subset import FOLDER, select
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ def embedded(dataset: str, names: Iterable[str]) -> dict[str, np.ndarray]:
     """
     path = FOLDER / f"{dataset}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in names}
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in names}
     except Exception as error:  # a damaged zip shows as any of a dozen types
         raise DataError(f"{path} cannot be read ({error!r}): reinstall the package") from error
     for name, array in arrays.items():
