@@ -1,0 +1,211 @@
+"""The executor runs what has changed and only that; then every chapter runs at quick scale, and its claims hold."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from sphinx.errors import ExtensionError
+
+from lib.provenance import fingerprint
+from tools import chapters, pages, results
+from tools.chapters import Chapter, Run, run
+
+CHAPTERS = chapters.chapters()
+
+
+@pytest.mark.timeout(1300)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
+def test_chapter_runs_and_its_claims_hold(chapter, capsys):
+    with capsys.disabled():
+        receipt = run(Run(chapter), say=f"\n  {chapter.name}")
+    assert receipt["outcome"] == "ok", receipt["error"]
+    # Two cores for a minute. CPU time, so that a machine at work on other things is no failure.
+    assert receipt["cpu_seconds"] <= 120
+    assert receipt["peak_memory"] <= 4e9
+    if not chapter.has_parameters():
+        return
+    record = json.loads(Run(chapter).result.read_text(encoding="utf-8"))
+    assert record["claims"]
+    assert all(claim["holds"] for claim in record["claims"])
+    assert record["provenance"]["fingerprint"] == fingerprint(chapter.notebook)
+
+
+def test_the_book_as_a_whole_is_quick():
+    seconds = [Run(c).done()["cpu_seconds"] / 2 for c in CHAPTERS if c.has_parameters()]
+    assert sum(seconds) <= 30 * len(seconds), "half a minute on two cores is the mean over the book"
+
+
+class Book:
+    """A small book in a folder of its own."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def write(self, name, *cells, parameters=True, **metadata):
+        code = [{"id": f"cell-{i}", "source": text, "metadata": {}} for i, text in enumerate(cells)]
+        if parameters:
+            tagged = {"id": "parameters", "source": 'scale = "quick"\nseed = 0', "metadata": {"tags": ["parameters"]}}
+            code.insert(0, tagged)
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        code = [cell | {"cell_type": "code", "outputs": [], "execution_count": None} for cell in code]
+        prose = {"cell_type": "markdown", "id": "title", "source": "# Title", "metadata": {}}
+        notebook = {"cells": [prose, *code], "metadata": kernel | metadata, "nbformat": 4, "nbformat_minor": 5}
+        (self.root / "book" / f"{name}.ipynb").write_text(json.dumps(notebook))
+        listed = [{"file": f"book/{path.stem}"} for path in sorted((self.root / "book").glob("*.ipynb"))]
+        (self.root / "_toc.yml").write_text(
+            yaml.safe_dump({"format": "jb-book", "root": "book/none", "chapters": listed})
+        )
+        return Run(Chapter(self.root / "book" / f"{name}.ipynb"))
+
+    def count(self):
+        """How often a cell with COUNT has run."""
+        return len((self.root / "book" / "count").read_text().split())
+
+
+COUNT = "with open('count', 'a') as file:\n    file.write('ran ')"
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "book").mkdir()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "code.py").write_text("x = 1\n")
+    (tmp_path / "_config.yml").touch()
+    return Book(tmp_path)
+
+
+def test_a_chapter_runs_once_for_each_state_of_its_code(book, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    wanted = book.write(
+        "one",
+        COUNT,
+        "import os\nassert 'JAX_ENABLE_X64' not in os.environ\nassert len(os.environ['BOOK_FINGERPRINT']) == 64",
+    )
+    assert run(wanted)["outcome"] == "ok"
+    assert run(wanted)["outcome"] == "ok"
+    assert book.count() == 1
+    text = wanted.chapter.notebook.read_text()
+    wanted.chapter.notebook.write_text(text.replace("# Title", "# Another title"))
+    run(wanted)
+    assert book.count() == 1, "prose is no reason to run again"
+    (book.root / "lib" / "code.py").write_text("x = 2\n")
+    run(wanted)
+    assert book.count() == 2, "the library's code is"
+    run(wanted, again=True)
+    assert book.count() == 3
+    executed = json.loads(wanted.executed.read_text())
+    assert "papermill" not in wanted.chapter.notebook.read_text(), "the book is never written to"
+    shown = pages.with_outputs(json.loads(wanted.chapter.notebook.read_text()), executed)
+    assert [cell.get("execution_count") for cell in shown["cells"]] == [None, 1, 3, 4]
+
+
+def test_a_failed_chapter_counts_as_failed_until_its_code_changes(book, capsys):
+    wanted = book.write("bad", COUNT, "width = 2048\nraise ValueError('too wide')")
+    for _ in range(2):
+        receipt = run(wanted)
+        assert (receipt["outcome"], receipt["error"]) == ("failed", "ValueError: too wide")
+    assert book.count() == 1
+    assert "too wide" in wanted.executed.read_text(), "what it did is kept to be read"
+    assert "ValueError: too wide" in capsys.readouterr().out
+    assert chapters.run_all([wanted]) == [receipt]
+    book.write("bad", COUNT, "width = 512")
+    assert run(wanted)["outcome"] == "ok"
+    assert book.count() == 2
+
+
+def test_a_chapter_that_hangs_is_ended(book, monkeypatch):
+    monkeypatch.setitem(chapters.LIMITS, "quick", (600, 6))
+    receipt = run(book.write("slow", "import time\ntime.sleep(300)"))
+    assert receipt["outcome"] == "timeout"
+    assert 6 < receipt["elapsed"] < 20
+
+
+CLAIM = """from lib.records import Claims
+claims = Claims('{name}', scale=scale, seed=seed)
+claims.check('one', {value}, low=0)
+claims.save()"""
+
+
+def test_results_are_kept_only_when_they_are_good_and_of_this_code(book):
+    wanted = book.write("good", CLAIM.format(name="good", value="seed + 1"))
+    with pytest.raises(SystemExit, match="no results at quick scale"):
+        results.record([wanted.chapter], "quick")
+    run(wanted)
+    (kept,) = results.record([wanted.chapter], "quick")
+    assert json.loads(kept.read_text())["claims"][0]["value"] == 1
+    record = json.loads(wanted.result.read_text())
+    for fault, provenance, claims in (
+        ("a run by hand", {"fingerprint": None}, {}),
+        ("the code has changed", {"fingerprint": "0" * 64}, {}),
+        ("claims that do not hold: one", {}, {"holds": False}),
+    ):
+        broken = record | {
+            "provenance": record["provenance"] | provenance,
+            "claims": [record["claims"][0] | claims],
+        }
+        wanted.result.write_text(json.dumps(broken))
+        with pytest.raises(SystemExit, match=fault):
+            results.record([wanted.chapter], "quick")
+    assert json.loads(kept.read_text()) == record
+
+
+def test_a_failed_claim_fails_the_chapter_and_shows_in_the_intervals(book):
+    wanted = book.write("claims", CLAIM.format(name="claims", value="0.5 - seed"))
+    runs = [Run(wanted.chapter, seed=seed) for seed in range(2)]
+    (failed,) = chapters.run_all(runs)
+    assert failed["seed"] == 1
+    assert failed["error"].startswith("ClaimError: 1 of 1 claims of claims do not hold")
+    summary = results.intervals(wanted.chapter, "quick", 2)
+    assert summary["claims"] == [{"name": "one", "values": [0.5, -0.5], "held": 1}]
+    assert wanted.result.with_name("claims-seeds.json").exists()
+
+
+def test_a_tampered_record_is_made_again(book):
+    wanted = book.write("tampered", COUNT, CLAIM.format(name="tampered", value=1))
+    run(wanted)
+    wanted.result.write_text(wanted.result.read_text().replace("1.0", "2.0"))
+    run(wanted)
+    assert book.count() == 2
+    assert json.loads(wanted.result.read_text())["claims"][0]["value"] == 1
+
+
+def test_what_reads_results_comes_last_and_runs_when_they_change(book):
+    reader = book.write("a_reader", "1", parameters=False, book={"reads_results": True})
+    book.write("b_chapter", "1")
+    assert [chapter.name for chapter in chapters.chapters()] == ["b_chapter", "a_reader"]
+    before = reader.key()
+    reader.result.parent.mkdir(parents=True)
+    (reader.result.parent / "b_chapter.json").write_text("{}")
+    assert reader.key() != before
+
+
+def test_a_page_refuses_the_run_of_other_code(book):
+    wanted = book.write("one", "x = 1")
+    source = json.loads(wanted.chapter.notebook.read_text())
+    other = json.loads(wanted.chapter.notebook.read_text().replace("x = 1", "x = 2"))
+    with pytest.raises(ExtensionError, match="the run of cell 'cell-0' had other code"):
+        pages.with_outputs(source, other)
+    renamed = json.loads(wanted.chapter.notebook.read_text().replace("cell-0", "cell-1"))
+    with pytest.raises(ExtensionError, match="the run of cell 'cell-0' had other code"):
+        pages.with_outputs(source, renamed)
+
+
+def test_names_are_known_and_unique(book):
+    book.write("one", "1")
+    with pytest.raises(SystemExit, match=r"no chapter \['two'\]; there are: one"):
+        chapters.chapters("two")
+    (book.root / "_toc.yml").write_text("root: book/one\nchapters: [{file: book/one}]\n")
+    with pytest.raises(SystemExit, match=r"two chapters have one name: \['one'\]"):
+        chapters.chapters()
+
+
+def test_the_makefile_asks_for_a_name():
+    told = subprocess.run(
+        ("make", "chapter"), cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 2
+    assert "make chapter NAME=figure_3" in told.stdout

@@ -1,0 +1,213 @@
+"""House rules that a script can see, over every file of the repository."""
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The library in reading order: a file imports only from files above it.
+ORDER = [
+    *("data", "duals", "kernels", "activations", "layers", "architectures"),
+    *("linearize", "empirical", "filters", "dynamics", "gp", "training", "span"),
+    *("provenance", "scales", "records", "paper", "plotting", "slider"),
+]
+
+
+@cache
+def tracked():
+    """The repository's text files."""
+    if not (ROOT / ".git").exists():
+        found = [p for p in ROOT.rglob("*") if not {".venv", "_build", ".git"} & set(p.relative_to(ROOT).parts)]
+    else:
+        command = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        found = [ROOT / line for line in listed.splitlines()]
+    return sorted({p for p in found if p.is_file() and p.suffix not in {".npz", ".png"}})
+
+
+def sources(*folders):
+    return [p for p in tracked() if p.suffix == ".py" and p.relative_to(ROOT).parts[0] in folders]
+
+
+def library():
+    return sources("lib")
+
+
+def notebooks(*folders):
+    return [p for p in tracked() if p.suffix == ".ipynb" and (not folders or p.parent.name in folders)]
+
+
+def code_cells(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [(cell, "".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path):
+    """The modules of `lib` that a file of it imports, by their first name below `lib`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "lib":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lib."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("lib.")}
+    return found
+
+
+@pytest.mark.parametrize("path", library(), ids=name)
+def test_the_library_imports_only_upwards_in_its_reading_order(path):
+    inner = path.relative_to(ROOT / "lib").parts
+    own = inner[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    assert own in ORDER, f"give lib/{own}.py its place in the reading order"
+    allowed = {*ORDER[: ORDER.index(own)], *({own} if len(inner) > 1 else ())}
+    assert imports(path) <= allowed, f"{name(path)} imports {imports(path) - allowed} from below itself"
+
+
+@pytest.mark.parametrize("path", library(), ids=name)
+def test_the_library_stands_alone(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"^\s*(from|import) (book|tests|tools|benchmarks)\b", text, re.MULTILINE)
+    assert not re.search(r"jax\.config|config\.update\(.jax", text), "the library leaves JAX's switches alone"
+    assert text.count("\n") <= 300, "a concept is hiding"
+
+
+def test_nothing_uses_private_jax():
+    private = re.compile(r"jax\." + r"(_src|core|interpreters)\b")
+    found = [
+        name(p) for p in tracked() if p.suffix in {".py", ".ipynb"} and private.search(p.read_text(encoding="utf-8"))
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("path", library(), ids=name)
+def test_public_names_are_documented(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), f"{name(path)} does not say what it is"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{name(path)}: {node.name} has no docstring"
+
+
+def test_sources_named_in_the_library_are_in_the_bibliography():
+    keys = set(re.findall(r"@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(encoding="utf-8")))
+    for path in library():
+        assert set(re.findall(r"`([a-z]+(?:19|20)\d\d[a-z]*)`", path.read_text(encoding="utf-8"))) <= keys, name(path)
+
+
+def test_no_file_names_a_machine_or_a_registry():
+    machine = re.compile(
+        r"(?<![\w.])/(?:work|farm|root|home)/\w|[Ii]ndex[-_]url\s*[=:]|https?://[^\s\"']*/"
+        + "simple\\b|registry"
+        + r"\.npm"
+    )
+    for path in tracked():
+        found = machine.search(path.read_text(encoding="utf-8"))
+        assert not found, f"{name(path)}: {found.group()}"
+
+
+def test_nothing_is_left_for_later():
+    words = re.compile(
+        "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3, "NotImplemented" + "Error", "x" + "fail", "assert " + "True"))
+    )
+    for path in tracked():
+        if path.suffix in {".py", ".ipynb", ".md"}:
+            assert not words.search(path.read_text(encoding="utf-8")), name(path)
+
+
+def test_every_requirement_is_pinned_with_its_hash():
+    text = (ROOT / "requirements.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    pins = {}
+    for line in filter(str.strip, text.splitlines()):
+        found = re.fullmatch(
+            r"([a-z0-9][a-z0-9.-]*)==([^\s;]+)(\s*;[^-]*)?((?:\s+--hash=sha256:[0-9a-f]{64})+)\s*", line
+        )
+        assert found, line[:100]
+        pins[found[1]] = found[2]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [
+        *project["dependencies"],
+        *(entry for extra in project["optional-dependencies"].values() for entry in extra),
+    ]
+    named = {re.match(r"[A-Za-z0-9-]+", entry)[0].lower() for entry in wanted} - {project["name"]}
+    assert named <= set(pins), f"`make lock` has not been run since {named - set(pins)} came in"
+    assert pins["jupyter-book"].startswith("1."), "Jupyter Book 2 does not read _config.yml"
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=name)
+def test_notebooks_are_stored_without_outputs_and_with_names_for_their_cells(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) >= (4, 5)
+    assert "papermill" not in notebook["metadata"]
+    identifiers = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(identifiers)) == len(identifiers)
+    for cell, text in code_cells(path):
+        assert not cell["outputs"], f"cell {cell['id']} has outputs"
+        assert cell["execution_count"] is None, f"cell {cell['id']} has a count"
+        assert len(text.splitlines()) <= 15, f"cell {cell['id']} has {len(text.splitlines())} lines"
+
+
+@pytest.mark.parametrize("path", notebooks("theory", "experiments", "neighbours"), ids=name)
+def test_a_chapter_has_its_parameters_its_claims_and_captions(path):
+    cells = code_cells(path)
+    parameters = [text for cell, text in cells if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(parameters) == 1
+    values = {}
+    exec(parameters[0], {}, values)
+    assert values == {"scale": "quick", "seed": 0}
+    everything = "\n".join(text for _, text in cells)
+    assert f'Claims("{path.stem}", scale=scale, seed=seed)' in everything
+    assert ".save(" in everything
+    for cell, text in cells:
+        page = cell["metadata"].get("mystnb", {})
+        if "figure" in page or "image" in page:
+            assert set(page["figure"]) >= {"caption", "name"}, (
+                f"the figure of cell {cell['id']} has no caption or no name"
+            )
+            assert len(page["image"]["alt"].split()) >= 5, f"the alt text of cell {cell['id']} says nothing"
+        if "figure" in page and "recorded(" in text:
+            assert cell["metadata"].get("book") == {"scale": "paper"}, f"cell {cell['id']} draws a recorded run"
+
+
+def test_the_readme_names_the_two_commands_that_ci_runs():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^make (\w+)", readme, re.MULTILINE) == ["test", "book"]
+    assert "make test && make book" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "cpu.yml").read_text())["jobs"]["both-commands"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make test", "make book"]
+
+
+def test_the_readmes_example_runs():
+    import jax
+
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    names = {"key": jax.random.key(0), "x": jax.random.normal(jax.random.key(1), (3, 4))}
+    exec(example.replace("width=2048", "width=64"), names)
+    assert names["theta"].shape == (3, 3, 1, 1)
+    assert names["k"].ntk.shape == (3, 3)
+
+
+def test_the_version_is_the_same_everywhere():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
+
+
+def test_the_table_of_contents_names_every_page_and_no_other():
+    listed = re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    pages = [name(p).rpartition(".")[0] for p in tracked() if p.suffix in {".ipynb", ".md"} and "book" in p.parts]
+    assert sorted(listed) == sorted(pages)
+    assert len({Path(page).name for page in pages}) == len(pages), "results are filed under the name of the notebook"
