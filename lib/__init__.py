@@ -19,8 +19,10 @@ from lib.dynamics import (
 )
 from lib.empirical import empirical_ntk, ntk_vector_product
 from lib.filters import Filter, descent, flow
+from lib.gp import ensemble, posterior, readout_ensemble
 from lib.kernels import Kernel
 from lib.layers import Dense, Flatten, Sequential
+from lib.linearity import Linearity, linearity
 from lib.linearize import linearize, taylor_expand
 from lib.paper import paper_values
 from lib.records import Claims, glue, provenance_line, recorded

@@ -1,0 +1,130 @@
+"""Gaussian processes of infinitely wide networks: the Bayesian posterior, and the ensemble of trained networks."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lib.dynamics import Spectrum, decompose
+from lib.filters import Filter
+from lib.kernels import Kernel
+
+Moments = tuple[Float[Array, "*t m k"], Float[Array, "*t m m"]]
+
+
+def posterior(
+    k_xx: Float[Array, "n n"],
+    k_tx: Float[Array, "m n"],
+    k_tt: Float[Array, "m m"],
+    y: Float[Array, "n k"],
+    noise_variance: float = 0.0,
+) -> Moments:
+    """The Gaussian process posterior given the training set: exact Bayesian inference for the prior k.
+
+    µ = k(x, X) (k + σ² I)⁻¹ y,  Σ = k(x, x) − k(x, X) (k + σ² I)⁻¹ k(X, x)
+
+    Directions in which k + σ² I is 0 to rounding, as when an input repeats, are left out of the inverse.
+
+    Args:
+        k_xx: covariance of the training inputs (N, N), such as `net.kernel(x).nngp`. Use float64.
+        k_tx: of test and training inputs (M, N).
+        k_tt: of the test inputs (M, M).
+        y: targets (N, K).
+        noise_variance: σ² of the targets, in the units of k.
+
+    Returns:
+        Mean (M, K), and covariance (M, M), the same for each of the K outputs.
+
+    Raises:
+        ValueError: when shapes do not fit.
+
+    Example:
+        >>> one = jnp.ones((1, 1))
+        >>> mean, cov = posterior(one, 0.5 * one, one, 2 * one)
+        >>> mean.item(), cov.item()
+        (1.0, 0.75)
+
+    Source: Lee et al. 2019, eq 13.
+    """
+    _check(k_xx, k_tx, k_tt, y)
+    eigenvalues, v = decompose(k_xx)
+    total = eigenvalues + noise_variance
+    inverse = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
+    features = jnp.matmul(k_tx, v, precision="highest")  # (M, N)
+    mean = jnp.matmul(features * inverse, jnp.matmul(v.T, y, precision="highest"), precision="highest")
+    return mean, k_tt - jnp.matmul(features * inverse, features.T, precision="highest")
+
+
+def ensemble(
+    spectrum: Spectrum,
+    filter: Filter,
+    y: Float[Array, "n k"],
+    kernel_xx: Kernel,
+    kernel_tx: Kernel,
+    kernel_tt: Kernel,
+) -> Moments:
+    """Mean and covariance of infinitely wide networks trained from independent initialisations, at any time.
+
+    µ = A y,  Σ = 𝒦(x, x) + A 𝒦 Aᵀ − A 𝒦(X, x) − 𝒦(x, X) Aᵀ,  with A = Θ(x, X) V h(λ) Vᵀ
+
+    This is not a posterior: it is what gradient descent makes of the prior.
+
+    Args:
+        spectrum: of Θ(X, X) = `kernel_xx.ntk`, from `decompose`.
+        filter: the optimiser, for a time or an array of times.
+        y: targets (N, K).
+        kernel_xx, kernel_tx, kernel_tt: `net.kernel` of training, test × training and test inputs.
+
+    Returns:
+        Mean (..., M, K) and covariance (..., M, M), with the shape of the filter's times in front.
+
+    Raises:
+        ValueError: when shapes do not fit.
+
+    Source: Lee et al. 2019, eqs 14-15, for any filter.
+    """
+    _check(kernel_xx.nngp, kernel_tx.ntk, kernel_tt.nngp, y)
+    v, h = spectrum.eigenvectors, filter.response(spectrum.eigenvalues)
+    projected = jnp.matmul(kernel_tx.ntk, v, precision="highest")  # (M, N)
+    A = jnp.matmul(projected * h[..., None, :], v.T, precision="highest")  # (..., M, N)
+    cross = jnp.matmul(A, kernel_tx.nngp.T, precision="highest")  # (..., M, M)
+    spread = jnp.einsum("...mi,ij,...nj->...mn", A, kernel_xx.nngp, A, precision="highest")
+    covariance = kernel_tt.nngp + spread - cross - jnp.swapaxes(cross, -1, -2)
+    return jnp.matmul(A, y, precision="highest"), covariance
+
+
+def readout_ensemble(
+    nngp_spectrum: Spectrum,
+    filter: Filter,
+    y: Float[Array, "n k"],
+    kernel_xx: Kernel,
+    kernel_tx: Kernel,
+    kernel_tt: Kernel,
+) -> Moments:
+    """Mean and covariance of infinitely wide networks of which only the readout is trained: `ensemble` with Θ := 𝒦.
+
+    µ = 𝒦(x, X) V h Vᵀ y,  Σ = 𝒦(x, x) − 𝒦(x, X) V h (1 + g) Vᵀ 𝒦(X, x)
+
+    Under gradient flow h (1 + g) = (1 − e^{−2λt})/λ: the paper's print lacks the 2. At t → ∞ it is the posterior.
+
+    Args:
+        nngp_spectrum: of 𝒦(X, X) = `kernel_xx.nngp`, from `decompose`.
+        filter, y, kernel_xx, kernel_tx, kernel_tt: as `ensemble`.
+
+    Returns:
+        Mean (..., M, K) and covariance (..., M, M).
+
+    Source: Lee et al. 2019, eqs S22-S23, with S23's exponent corrected.
+    """
+    frozen = [kernel._replace(ntk=kernel.nngp) for kernel in (kernel_xx, kernel_tx, kernel_tt)]
+    return ensemble(nngp_spectrum, filter, y, *frozen)
+
+
+def _check(k_xx: Array, k_tx: Array, k_tt: Array, y: Array) -> None:
+    if y.ndim != 2:
+        raise ValueError(f"`y` must have shape (N, K), got {y.shape}; a single output is (N, 1)")
+    n, m = len(y), len(k_tt)
+    for name, k, shape in [("xx", k_xx, (n, n)), ("tx", k_tx, (m, n)), ("tt", k_tt, (m, m))]:
+        if k.shape != shape:
+            raise ValueError(
+                f"the `{name}` kernel must have shape {shape} for N = {n} targets and M = {m} test inputs, got "
+                f"{k.shape}; rows of the `tx` kernel are test inputs"
+            )

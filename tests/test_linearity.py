@@ -1,0 +1,46 @@
+"""The report: zero for a linear model, its definitions for a network, larger for a narrower one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from networks import shifted, small_network
+
+import lib
+from lib import linearity, linearize
+
+
+def test_a_linear_model_has_nothing_to_report():
+    net, params, x = small_network()
+    report = linearity(linearize(net, params), params, shifted(params), x)
+    assert float(report.kernel_change) < 1e-5 and float(report.rmse) < 1e-5 < float(report.moved)
+    assert float(report.lambda_max) == pytest.approx(float(report.lambda_max0), rel=1e-5)
+
+
+def test_numbers_are_as_defined(x64):
+    net, params, x = small_network()
+    moved = shifted(params)
+    report = linearity(net, params, moved, x)
+    matrix = lambda p: lib.empirical_ntk(net, p, x).transpose(0, 2, 1, 3).reshape(10, 10)
+    before, after = matrix(params), matrix(moved)
+    assert float(report.kernel_change) == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before))
+    assert float(report.lambda_max0) == pytest.approx(np.linalg.eigvalsh(before)[-1])
+    assert float(report.lambda_max) == pytest.approx(np.linalg.eigvalsh(after)[-1])
+    gap = net(moved, x) - linearize(net, params)(moved, x)
+    assert float(report.rmse) == pytest.approx(float(jnp.sqrt(jnp.mean(gap**2))))
+
+
+def test_wider_networks_are_more_linear():
+    x, y = jnp.eye(6), jnp.cos(2 * jnp.arange(6.0))[:, None]
+    half_square = lambda f, y: 0.5 * jnp.sum((f - y) ** 2)
+
+    def report(width):
+        net = lib.fully_connected(width, 2, 1, lib.erf, W_std=1.5, b_std=0.1)
+        params = net.init(jax.random.key(0), x)
+        run = lib.train(net, params, half_square, optax.sgd(0.1), x, y, 50)
+        return linearity(net, params, run.params, x)
+
+    narrow, wide = report(8), report(512)
+    assert wide.rmse < narrow.rmse / 4 and wide.kernel_change < narrow.kernel_change / 4
+    assert wide.moved > 0.3
