@@ -136,14 +136,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if treatment in ("cut", "stalled"):
-            self.wfile.write(content[:half])
-            self.wfile.flush()
-            host.half_sent.set()
-            if treatment == "stalled":
-                host.release.wait()
-        else:
-            self.wfile.write(content)
+        self.wfile.write(content[:half])
+        self.wfile.flush()
+        host.half_sent.set()
+        if treatment in ("held", "stalled"):
+            host.release.wait()
+        if treatment not in ("cut", "stalled"):
+            self.wfile.write(content[half:])
 
     def log_message(self, format, *args):
         """Requests are recorded in `Host.asked`, not printed."""

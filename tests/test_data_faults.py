@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -220,8 +221,12 @@ def test_a_cache_that_cannot_be_written(state, expected, dataset, source, world,
 
 @pytest.mark.parametrize(("dataset", "source"), DATASETS_AND_ROUTES)
 def test_two_processes_at_once_download_once(dataset, source, world):
-    host = world(dataset)
-    processes = [run(host, dataset, source) for _ in range(2)]
+    host = world(dataset, ("held", "whole"))
+    processes = [run(host, dataset, source)]
+    assert host.half_sent.wait(timeout=60)
+    processes.append(run(host, dataset, source))
+    time.sleep(0.5)  # in which the second would have asked, if it did not wait for the first
+    host.release.set()
     for came in [came_of(process) for process in processes]:
         note("two processes at once", dataset, source, RIGHT, came)
     assert sorted(host.asked) == sorted(
