@@ -107,8 +107,10 @@ def chapters(*names: str) -> list[Chapter]:
     return sorted((c for c in notebooks if not names or c.name in names), key=Chapter.reads_results)
 
 
-def run(wanted: Run, again: bool = False, say: str = "") -> dict[str, Any]:
+def run(wanted: Run, again: bool = False, say: str = "", quiet: bool = False) -> dict[str, Any]:
     """Execute a chapter unless its run is there already, and return the receipt: outcome, time, memory, error.
+
+    Prints a line that starts with `say`; with `quiet`, only where something was executed.
 
     A failed run is kept to be read, and counts as failed until the code changes or `again` asks for another.
     """
@@ -118,14 +120,16 @@ def run(wanted: Run, again: bool = False, say: str = "") -> dict[str, Any]:
         known = receipt is not None
         if receipt is None:
             receipt = _execute(wanted, say)
-        _report(say, receipt, known)
+        if not (known and quiet):
+            _report(say, receipt, known)
     return receipt
 
 
-def run_all(wanted: list[Run], again: bool = False) -> list[dict[str, Any]]:
+def run_all(wanted: list[Run], again: bool = False, quiet: bool = False) -> list[dict[str, Any]]:
     """`run` one after another; returns the receipts of those that failed."""
     width = max((len(w.stem) for w in wanted), default=0)
-    receipts = [run(w, again, f"{i:>3}/{len(wanted)}  {w.stem:<{width}}") for i, w in enumerate(wanted, 1)]
+    says = [f"{i:>3}/{len(wanted)}  {w.stem:<{width}}" for i, w in enumerate(wanted, 1)]
+    receipts = [run(w, again, say, quiet) for w, say in zip(wanted, says, strict=True)]
     return [receipt for receipt in receipts if receipt["outcome"] != "ok"]
 
 

@@ -37,7 +37,7 @@ def offer_buttons(app: Sphinx, config: Config) -> None:
 
 def run_what_is_missing(app: Sphinx) -> None:
     """Execute each notebook that has no run of its present code. A failed one fails the build."""
-    failed = run_all([Run(chapter) for chapter in chapters()])
+    failed = run_all([Run(chapter) for chapter in chapters()], quiet=True)
     if failed:
         raise ExtensionError("\n".join(f"{receipt['chapter']} failed: {receipt['error']}" for receipt in failed))
 
