@@ -48,6 +48,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 unit: $(INSTALLED)
 	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q $(UNIT)

@@ -4,11 +4,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from sphinx.errors import ExtensionError
 
-from lib.provenance import fingerprint
+from lib.provenance import Stopwatch, fingerprint, provenance
+from lib.records import Recorded
 from tools import chapters, pages, results
 from tools.chapters import Chapter, Run, run
 
@@ -192,6 +194,44 @@ def test_a_page_refuses_the_run_of_other_code(book):
     renamed = json.loads(wanted.chapter.notebook.read_text().replace("cell-0", "cell-1"))
     with pytest.raises(ExtensionError, match="the run of cell 'cell-0' had other code"):
         pages.with_outputs(source, renamed)
+
+
+def test_a_page_says_where_its_numbers_come_from_and_when_code_has_changed(monkeypatch):
+    drawn = {"output_type": "display_data", "data": {"image/png": ""}, "metadata": {}}
+    cells = [
+        {"id": "title", "cell_type": "markdown", "metadata": {}, "source": "# One"},
+        {"id": "ours", "cell_type": "code", "metadata": {}, "source": "", "outputs": [drawn]},
+        {
+            "id": "theirs",
+            "cell_type": "code",
+            "metadata": {"book": {"scale": "paper"}},
+            "source": "",
+            "outputs": [drawn],
+        },
+        {"id": "words", "cell_type": "code", "metadata": {}, "source": "", "outputs": []},
+    ]
+    origin = provenance(Stopwatch(), seed=0)
+    quick = Recorded("one", "quick", 0, [], origin | {"device": "a laptop"}, {"t": np.ones(1)}, fresh=True)
+    paper = quick._replace(scale="paper", provenance=origin | {"device": "a GPU"}, arrays={})
+    monkeypatch.setattr(pages, "measured", lambda name: quick)
+
+    def texts(record):
+        monkeypatch.setattr(pages, "recorded", lambda name: record)
+        return {cell["id"]: cell["source"] for cell in pages.with_provenance({"cells": cells}, "one")["cells"]}
+
+    page = texts(paper)
+    assert list(page) == ["title", "ours", "ours-provenance", "theirs", "theirs-provenance", "words", "book-foot"]
+    assert "Quick scale" in page["ours-provenance"]
+    assert "a laptop" in page["ours-provenance"]
+    assert "</_build/results/quick/one.npz>" in page["ours-provenance"]
+    assert "Paper scale" in page["theirs-provenance"]
+    assert "a GPU" in page["theirs-provenance"]
+    assert "npz" not in page["theirs-provenance"]
+    assert "a laptop" in page["book-foot"]
+    assert "a GPU" in page["book-foot"]
+    assert list(texts(paper._replace(fresh=False)))[:2] == ["title", "book-banner"]
+    assert "theirs-provenance" not in texts(None)
+    assert "book-banner" not in texts(None)
 
 
 def test_names_are_known_and_unique(book):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
+from lib.records import recorded
 from tools.chapters import Run, chapters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,6 +94,16 @@ def test_images_are_described_and_figures_numbered(path):
         assert figure is not None, f"an image without a caption: {alternative}"
         assert re.fullmatch(r"Fig\. \d+ ", figure.find(class_="caption-number").text)
         assert len(figure.find(class_="caption-text").text.split()) >= 3
+
+
+@every_chapter
+def test_every_figure_of_a_chapter_is_on_its_page(chapter):
+    for cell in chapter.read()["cells"]:
+        figure = cell["metadata"].get("mystnb", {}).get("figure")
+        of_a_record = cell["metadata"].get("book", {}).get("scale") == "paper"
+        if figure and not (of_a_record and recorded(chapter.name) is None):
+            drawn = page(chapter).select_one(f"figure#{figure['name']}")
+            assert drawn is not None, f"cell {cell['id']} has shown no figure"
 
 
 @every_page
