@@ -140,13 +140,13 @@ def test_results_are_kept_only_when_they_are_good_and_of_this_code(book):
     (kept,) = results.record([wanted.chapter], "quick")
     assert json.loads(kept.read_text())["claims"][0]["value"] == 1
     record = json.loads(wanted.result.read_text())
-    for fault, provenance, claims in (
+    for fault, origin, claims in (
         ("a run by hand", {"fingerprint": None}, {}),
         ("the code has changed", {"fingerprint": "0" * 64}, {}),
         ("claims that do not hold: one", {}, {"holds": False}),
     ):
         broken = record | {
-            "provenance": record["provenance"] | provenance,
+            "provenance": record["provenance"] | origin,
             "claims": [record["claims"][0] | claims],
         }
         wanted.result.write_text(json.dumps(broken))
