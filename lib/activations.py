@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ class Activation:
         )
 
 
-def activation(phi: Callable) -> Activation:
+def activation(phi: Any) -> Activation:
     """An activation from any scalar function, its dual by quadrature and its derivative by `jax.grad`.
 
     Args:

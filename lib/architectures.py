@@ -3,7 +3,7 @@
 from typing import Any
 
 from lib.activations import Activation
-from lib.layers import Dense, Flatten, Sequential
+from lib.layers import Dense, Flatten, Sequential, check_size
 
 
 def fully_connected(
@@ -44,8 +44,8 @@ def fully_connected(
 
     Source: Lee et al. 2019, eqs 1 and S36.
     """
-    if isinstance(depth, bool) or not hasattr(depth, "__index__") or depth < 0:
-        raise ValueError(f"`depth` must be an integer of at least 0, the number of hidden layers, got {depth!r}")
+    width, outputs = check_size("width", width), check_size("outputs", outputs)
+    depth = check_size("depth", depth, least=0)
     if not isinstance(activation, Activation):
         raise TypeError(
             f"`activation` must be an activation such as lib.relu, got {activation!r}; "

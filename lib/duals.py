@@ -79,7 +79,9 @@ def erf(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Source: Lee et al. 2019, eqs S16-S17; Williams 1997.
     """
-    root = jnp.sqrt(1 + 2 * (k11 + k22) + 4 * (k11 * k22 - k12**2))
+    # det Σ = k11 k22 − k12² in differences of like numbers, which are exactly 0 between equal inputs.
+    det = k11 * (k22 - k12) + k12 * (k11 - k12)
+    root = jnp.sqrt(1 + 2 * (k11 + k22) + 4 * det)
     return 2 / jnp.pi * jnp.arctan(2 * k12 / root), 4 / jnp.pi / root
 
 
@@ -110,10 +112,10 @@ def quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pair:
     with h_m the orthonormal Hermite polynomials, m < 512, and each a_m a one-dimensional quadrature of 512 nodes: a sum
     per pair of inputs, where quadrature in the plane takes the square of it. φ′ is taken by automatic differentiation.
 
-    Error in float64, for tanh at any ρ: below 1e-12 at variances up to 4 and 1e-6 at 25; functions with wider strips of
-    analyticity do better, and at small variance all do. A kink in φ costs about 1e-4 in 𝒯; 𝒯̇, which then jumps, is good to
-    2 % near |ρ| = 1, and its gradient, which misses the kink's point mass, is wrong: use a closed form where there is one.
-    φ must not overflow within 12 standard deviations of its input.
+    Errors of (𝒯, 𝒯̇) for tanh in float64, at the worst ρ: (1e-13, 1e-11) at variance 4, (1e-8, 1e-6) at 9 and
+    (1e-5, 1e-4) at 25; smoother functions do better. A kink costs far more: for |u| it is (1e-3, 2e-2), and gradients
+    miss the point mass in φ″ altogether, so take a closed form where there is one. At ρ = 1 the error is that of a
+    one-dimensional rule. φ must not overflow within 12 standard deviations of its input.
 
     Args:
         k11, k12, k22: variances and covariance, broadcastable. Coefficients are taken at the variances' own shapes.
@@ -137,13 +139,9 @@ def quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pair:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _expectation(f: Callable, g: Callable, k11: Array, k12: Array, k22: Array) -> Float[Array, "..."]:
-    """E[f(u) g(v)]: the series in ρ, summed from its highest power by Horner's rule."""
-    norm = jnp.sqrt(k11 * k22)
-    rho = jnp.clip(_divide(k12, norm), -1, 1)
-    f_m, g_m = _hermite_coefficients(f, k11), _hermite_coefficients(g, k22)  # (M, *k11.shape), (M, *k22.shape)
-    step = lambda total, pair: (total * rho + pair[0] * pair[1], None)
-    total, _ = lax.scan(step, jnp.zeros_like(rho), (f_m, g_m), reverse=True, unroll=8)
-    return total
+    """E[f(u) g(v)] = Σ_m a_m(k11) b_m(k22) ρᵐ."""
+    rho = jnp.clip(_divide(k12, jnp.sqrt(k11 * k22)), -1, 1)
+    return _power_series(_hermite_coefficients(f, k11), _hermite_coefficients(g, k22), rho)
 
 
 @_expectation.defjvp
@@ -154,6 +152,13 @@ def _expectation_jvp(f: Callable, g: Callable, primals: tuple, tangents: tuple) 
     by_k12 = _expectation(df, dg, *primals)
     by_k11, by_k22 = _expectation(jax.grad(df), g, *primals) / 2, _expectation(f, jax.grad(dg), *primals) / 2
     return _expectation(f, g, *primals), by_k11 * d11 + by_k12 * d12 + by_k22 * d22
+
+
+@jax.jit
+def _power_series(a: Float[Array, "m ..."], b: Float[Array, "m ..."], rho: Array) -> Float[Array, "..."]:
+    """Σ_m a_m b_m ρᵐ by Horner's rule. Compiled, because a bare scan is compiled anew at each uncompiled call."""
+    step = lambda total, pair: (total * rho + pair[0] * pair[1], None)
+    return lax.scan(step, jnp.zeros_like(rho), (a, b), reverse=True, unroll=8)[0]
 
 
 def _hermite_coefficients(f: Callable, k: Array) -> Float[Array, "m ..."]:

@@ -80,13 +80,21 @@ def input_state(x1: Array, x2: Array | None, need: str) -> State:
     return State(nngp, jnp.zeros_like(nngp), variance1, variance2, features, gaussian=False, same=same)
 
 
-def _check_input(name: str, x: Array, need: str) -> Array:
+def check_floating(name: str, x: Array) -> Array:
+    """`x` as an array, if it holds real floating-point numbers."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"`{name}` must hold floating-point numbers, got {x.dtype}; convert it with `.astype(float)`")
+    return x
+
+
+def _check_input(name: str, x: Array, need: str) -> Array:
+    x = check_floating(name, x)
     if need == "vectors" and x.ndim != 2:
         hint = "put Flatten() before the first Dense" if x.ndim > 2 else "a single input is x[None]"
         raise ValueError(f"`{name}` must have shape (N, d), got {x.shape}; {hint}")
     if x.ndim < 2:
         raise ValueError(f"`{name}` must have shape (N, ...) with at least two axes, got {x.shape}; add the axis of N")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"`{name}` must hold at least one feature, got shape {x.shape}")
     return x

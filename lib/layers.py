@@ -4,15 +4,17 @@ Each layer is called on features, and has two more methods: `needs(above)`, what
 covariance for what is asked of its output, and `kernel_step(state)`, from the state below it to the state above.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
 from lib.activations import Activation, identity
-from lib.kernels import Kernel, State, input_state
+from lib.kernels import Kernel, State, check_floating, input_state
 
 
 class Dense(nn.Module):
@@ -153,6 +155,10 @@ class Sequential(nn.Module):
     layers: Any
 
     def __post_init__(self):
+        if not isinstance(self.layers, Sequence):
+            raise TypeError(
+                f"`layers` must be a sequence of layers, got {type(self.layers).__name__}; write Sequential((…,))"
+            )
         self.layers = tuple(_check_layer(i, layer) for i, layer in enumerate(self.layers))
         super().__post_init__()
 
@@ -206,16 +212,17 @@ class Sequential(nn.Module):
         return state
 
 
-def check_size(name: str, value: Any) -> int:
-    """A positive integer, or an error that names the argument."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}")
+def check_size(name: str, value: Any, least: int = 1) -> int:
+    """An integer of at least `least`, or an error that names the argument."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
     return int(value)
 
 
 def scalar(name: str, value: Any) -> Any:
     """A Python float, which promotes no dtype, or a traced scalar as it is."""
-    if not isinstance(value, str) and jnp.ndim(value) == 0:
+    real = isinstance(value, int | float | np.number | np.ndarray | Array) and jnp.isrealobj(value)
+    if real and jnp.ndim(value) == 0:
         try:
             return float(value)
         except jax.errors.ConcretizationTypeError:
@@ -230,11 +237,9 @@ def _check_parameterization(value: Any) -> None:
 
 def _check_vectors(x: Array) -> Array:
     """`x` as (N, n) floating-point numbers."""
-    x = jnp.asarray(x)
+    x = check_floating("x", x)
     if x.ndim != 2:
         raise ValueError(f"Dense needs `x` of shape (N, n), got {x.shape}; images need Flatten() before it")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"`x` must hold floating-point numbers, got {x.dtype}; convert it with `.astype(float)`")
     return x
 
 
@@ -244,7 +249,12 @@ def _check_layer(i: int, layer: Any) -> Any:
         return layer
     if isinstance(layer, nn.Module):
         return layer.clone(parent=None, name=None)
-    hint = "activation(phi) makes one of a scalar function phi" if callable(layer) else "import it from lib, as in relu"
+    if isinstance(layer, type):
+        hint = f"make an instance of it, {layer.__name__}(…)"
+    elif callable(layer):
+        hint = "activation(phi) makes one of a scalar function phi"
+    else:
+        hint = "import it from lib, as in relu"
     raise TypeError(f"`layers[{i}]` must be a layer or an activation, got {layer!r}; {hint}")
 
 
