@@ -175,8 +175,6 @@ def _environment(wanted: Run) -> dict[str, str]:
         "IPYTHONDIR": str(ROOT / "_build" / "ipython"),
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        # tqdm, where ipywidgets is not installed.
-        "PYTHONWARNINGS": "ignore:IProgress not found",
     }
 
 
