@@ -51,8 +51,11 @@ check: $(INSTALLED)
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 unit: $(INSTALLED)
-	JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q $(UNIT)
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q $(UNIT)
+	@mkdir -p _build
+	@echo "Unit tests, at once with JAX's 64-bit mode off and (shown after) on"
+	@JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q $(UNIT) >_build/unit-x64.log 2>&1 & other=$$!; \
+	  JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q $(UNIT); off=$$?; \
+	  wait $$other; on=$$?; cat _build/unit-x64.log; exit $$((off + on))
 
 chapters: $(INSTALLED)
 	@$(BIN)/python -m tools.chapters --scale $(SCALE)

@@ -180,11 +180,14 @@ def _read(folder: Path, chapter: str) -> Recorded | None:
     if not path.exists():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    arrays = path.with_suffix(".npz")
+    arrays = {}
+    if path.with_suffix(".npz").exists():
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+            arrays = dict(stored)
     notebook = next((book_root() / "book").rglob(f"{chapter}.ipynb"), None)
     return Recorded(
         **record,
-        arrays=dict(np.load(arrays, allow_pickle=False)) if arrays.exists() else {},
+        arrays=arrays,
         fresh=notebook is not None and fingerprint(notebook) == record["provenance"]["fingerprint"],
     )
 

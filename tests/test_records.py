@@ -68,8 +68,8 @@ def test_saving_writes_the_record_under_the_root_and_then_raises_for_every_failu
     assert list(record) == ["chapter", "scale", "seed", "claims", "provenance"]
     assert [row["holds"] for row in record["claims"]] == [True, False, False]
     assert record["claims"][2]["value"] is None
-    arrays = np.load(book / "_build" / "results" / "paper" / "figure_0.npz")
-    assert arrays["t"].tolist() == [0, 1, 2]
+    with np.load(book / "_build" / "results" / "paper" / "figure_0.npz") as arrays:
+        assert arrays["t"].tolist() == [0, 1, 2]
     assert sorted(path.name for path in (book / "_build" / "results" / "paper").iterdir()) == [
         "figure_0.json",
         "figure_0.npz",

@@ -151,7 +151,8 @@ def test_a_chapter_says_where_its_numbers_come_from(chapter):
     assert bool(links) == arrays.exists()
     for link in links:
         offered = (SITE / chapter.notebook.relative_to(ROOT).parent / link["href"]).resolve()
-        assert np.load(offered, allow_pickle=False).files
+        with np.load(offered, allow_pickle=False) as arrays:
+            assert arrays.files
 
 
 @every_chapter
