@@ -26,14 +26,6 @@ def x64():
         yield
 
 
-@pytest.fixture
-def as_users_run():
-    """Without the tests' shape checking, so that what a user would see at the public door is what is tested."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.fixture(scope="session")
 def reference():
     """Numbers of an independent implementation (see the file's own "about")."""
@@ -47,6 +39,13 @@ def shapes_are_checked_except_where_errors_are_expected(request):
     jaxtyping.config.update("jaxtyping_disable", code is not None and "raises" in code.co_names)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_forgotten():
+    """Compiled programs go with the module that needed them: hundreds of them would take gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_pycollect_makeitem(collector, name, obj):

@@ -171,7 +171,7 @@ def test_times_lead_in_every_result():
     )
 
 
-def test_errors_name_the_argument(as_users_run):
+def test_errors_name_the_argument():
     net, params, x = small_network()
     theta, y, f0_x = empirical_ntk(net, params, x), jnp.ones((5, 2)), net(params, x)
     spectrum = decompose(theta)

@@ -82,7 +82,7 @@ def test_it_traces_under_jit():
     np.testing.assert_allclose(traced, empirical_ntk(net, params, x), **tolerance(x, scale=10))
 
 
-def test_errors_name_the_argument(as_users_run):
+def test_errors_name_the_argument():
     net, params, x = small_network()
     with pytest.raises(ValueError, match="`x2` must have the shape of `x1` after its first axis"):
         empirical_ntk(net, params, x, x[:, :2])

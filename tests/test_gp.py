@@ -88,7 +88,7 @@ def test_the_ensemble_is_what_trained_linear_models_are(x64):
     assert np.all(abs(mean[:, 0]) > 10 * error)  # an untrained ensemble would fail
 
 
-def test_errors_name_the_argument(as_users_run):
+def test_errors_name_the_argument():
     (xx, tx, tt), y = problem()
     with pytest.raises(ValueError, match=r"`y` must have shape \(N, K\)"):
         posterior(xx.nngp, tx.nngp, tt.nngp, y[:, 0])

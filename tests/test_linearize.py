@@ -63,11 +63,11 @@ def test_other_parameters_are_refused_by_name():
 
 
 @pytest.mark.parametrize("degree", [-1, 1.0, True])
-def test_degree_must_be_a_count(as_users_run, degree):
+def test_degree_must_be_a_count(degree):
     with pytest.raises(ValueError, match="`degree` must be an integer"):
         taylor_expand(*small_network()[:2], degree)
 
 
-def test_a_network_must_be_a_module_or_a_function(as_users_run):
+def test_a_network_must_be_a_module_or_a_function():
     with pytest.raises(TypeError, match="`net` must be a Flax module or a function"):
         linearize("relu", {})

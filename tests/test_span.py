@@ -37,6 +37,6 @@ def test_dtype_follows():
     assert in_span(images(2, 0.0).astype(np.float32))[0].dtype == np.float32
 
 
-def test_shapes_must_agree(as_users_run):
+def test_shapes_must_agree():
     with pytest.raises(ValueError, match="`inputs` must agree in all but their first axis"):
         in_span(np.ones((2, 3)), np.ones((2, 4)))

@@ -96,7 +96,7 @@ def test_an_ensemble_is_a_vmap():
         np.testing.assert_allclose(together.observed[i], alone.observed, **tolerance(x, scale=100))
 
 
-def test_errors_name_the_argument(as_users_run):
+def test_errors_name_the_argument():
     net, params, x, y = problem()
     good = dict(net=net, params=params, loss=half_square, optimizer=optax.sgd(0.1), x=x, y=y, steps=3)
     cases = [
