@@ -92,7 +92,6 @@ def test_dtype_is_obeyed_and_float64_needs_x64():
         load("mnist", 2, 2, dtype=jnp.int32)
 
 
-@pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
