@@ -19,6 +19,12 @@ def tanh_network(params, x):
     return jnp.tanh(x @ params["W1"] + params["b"]) @ params["W2"]
 
 
+def deep_network():
+    """`small_network` twice over. From two hidden layers on, Θ̂ is not symmetric in its outputs alone."""
+    _, params, x = small_network()
+    return lambda p, x: tanh_network(p, tanh_network(p, x) @ p["W1"][:2, :3]), params, x
+
+
 def reference_network():
     """The fixed 3-5-2 network behind the reference's `empirical` block: (apply_fn, params, x, x_test)."""
     i, j = jnp.arange(5.0)[:, None], jnp.arange(5.0)

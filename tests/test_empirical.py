@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tolerance
-from networks import reference_network, shifted, small_network
+from networks import deep_network, reference_network, shifted, small_network
 
 from lib import empirical_ntk, linearize, ntk_vector_product
 
@@ -18,7 +18,7 @@ def dense_ntk(net, params, x1, x2):
 
 
 def test_it_is_the_contraction_of_the_dense_jacobian():
-    net, params, x = small_network()
+    net, params, x = deep_network()
     x2 = x[:3] * 0.7
     expected = dense_ntk(net, params, x, x2)
     np.testing.assert_allclose(empirical_ntk(net, params, x, x2), expected, **tolerance(x, scale=10))
@@ -27,7 +27,7 @@ def test_it_is_the_contraction_of_the_dense_jacobian():
 @pytest.mark.parametrize("per_block", [1, 2, 3])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_blocks_of_any_size_give_the_same_kernel(per_block, symmetric):
-    net, params, x = small_network()
+    net, params, x = deep_network()
     bytes_each = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) * 2
     x2 = None if symmetric else x[:4]
     blocked = empirical_ntk(net, params, x, x2, memory=2 * per_block * bytes_each)
@@ -35,9 +35,8 @@ def test_blocks_of_any_size_give_the_same_kernel(per_block, symmetric):
 
 
 def test_symmetry_holds_in_examples_and_outputs_together():
-    """Θ[i, j, a, b] = Θ[j, i, b, a]; swapping only one pair is, from two hidden layers on, a different array."""
-    shallow, params, x = small_network()
-    net = lambda p, x: shallow(p, shallow(p, x) @ p["W1"][:2, :3])
+    """Θ[i, j, a, b] = Θ[j, i, b, a]; swapping only one pair is a different array."""
+    net, params, x = deep_network()
     theta = empirical_ntk(net, params, x)
     np.testing.assert_allclose(theta, theta.transpose(1, 0, 3, 2), **tolerance(x, scale=10))
     assert float(abs(theta - theta.transpose(1, 0, 2, 3)).max()) > 0.1

@@ -51,27 +51,41 @@ def test_observe_may_return_any_pytree():
     assert run.observed["loss"][1] < run.observed["loss"][0]
 
 
-def test_minibatches_partition_each_epoch():
-    """With a gradient that records the rows seen: four steps of two see eight rows, two full epochs of four."""
-    x, y = jnp.eye(4), jnp.zeros((4, 1))
+def rows_seen(steps, n=4, batch=2):
+    """How often each row has been seen after each step: the weights of a model whose gradient counts it."""
     net = lambda params, x: x @ params
-    add_up = lambda f, y: -jnp.sum(f)
-    observed = train(
-        net,
-        jnp.zeros((4, 1)),
-        add_up,
+    count = lambda f, y: -jnp.sum(f)
+    arguments = (
+        jnp.zeros((n, 1)),
+        count,
         optax.sgd(1.0),
-        x,
-        y,
-        4,
-        2,
+        jnp.eye(n),
+        jnp.zeros((n, 1)),
+        steps,
+        batch,
         jax.random.key(0),
-        at=(1, 2, 3, 4),
-        observe=lambda p: p,
-    ).observed[..., 0]
-    assert observed[0].sum() == 2 and observed[0].max() == 1
-    assert observed[1].tolist() == [1] * 4 and observed[3].tolist() == [2] * 4
-    assert observed[2].max() == 2
+    )
+    run = train(net, *arguments, at=range(steps + 1), observe=lambda p: p[:, 0])
+    return np.asarray(run.observed)
+
+
+def test_minibatches_partition_each_epoch():
+    seen = rows_seen(4)
+    assert seen[1].sum() == 2 and seen[1].max() == 1
+    assert seen[2].tolist() == [1] * 4 and seen[4].tolist() == [2] * 4
+    assert seen[3].max() == 2
+
+
+def test_each_epoch_has_an_order_of_its_own():
+    """Of eight epochs of sixteen rows, no two begin with the same four."""
+    firsts = np.diff(rows_seen(32, n=16, batch=4), axis=0)[::4]
+    assert len({tuple(first) for first in firsts}) == 8
+
+
+def test_what_does_not_fill_a_minibatch_waits_for_another_epoch():
+    """Five rows in twos: each epoch leaves one out, and over many all are seen."""
+    seen = rows_seen(40, n=5)
+    assert seen[2].tolist().count(0) == 1 and seen[40].min() > 10
 
 
 def test_the_linearisation_sees_the_same_minibatches():
