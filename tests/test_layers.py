@@ -111,6 +111,9 @@ def test_equal_and_hashed_by_value():
     make = lambda W_std, phi: Sequential([Dense(4, W_std, 0.1), phi, Dense(2)])
     assert make(np.sqrt(2.0), activation(jnp.tanh)) == make(2**0.5, tanh)
     assert hash(make(1.5, relu)) == hash(make(1.5, relu))
+    for scalar in (np.asarray(1.5), jnp.asarray(1.5)):  # arrays, which have no hash
+        assert make(scalar, relu) == make(1.5, relu)
+        assert hash(make(scalar, relu)) == hash(make(1.5, relu))
     assert len({make(1.5, relu), make(1.5, relu), make(1.5, erf), make(1.4, relu)}) == 3
 
 
