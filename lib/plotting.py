@@ -35,6 +35,7 @@ def figure(rows: int = 1, columns: int = 1, height: float = 2.7, **subplots) -> 
         >>> left.get_title(loc="left")
         '(a)'
     """
+    plt.draw_if_interactive()  # loads a notebook's backend here: inside, its "interactive" would be undone on leaving
     with mpl.rc_context(_STYLE):
         fig, axes = plt.subplots(
             rows, columns, figsize=(7.0, height * rows), layout="constrained", squeeze=False, **subplots
