@@ -92,8 +92,9 @@ def test_images_are_described_and_figures_numbered(path):
         assert not re.search(r"\.(png|svg|jpe?g)\b|[0-9a-f]{16}", alternative), alternative
         figure = image.find_parent("figure")
         assert figure is not None, f"an image without a caption: {alternative}"
-        assert re.fullmatch(r"Fig\. \d+ ", figure.find(class_="caption-number").text)
-        assert len(figure.find(class_="caption-text").text.split()) >= 3
+        assert len(figure.find("figcaption").text.split()) >= 3
+        if "slider" not in figure.get("class", []):  # which is one cell's HTML, where Sphinx does not count
+            assert re.fullmatch(r"Fig\. \d+ ", figure.find(class_="caption-number").text)
 
 
 @every_chapter

@@ -86,7 +86,7 @@ def with_provenance(notebook: dict[str, Any], name: str) -> dict[str, Any]:
     for cell in notebook["cells"]:
         cells.append(cell)
         run = runs[cell["metadata"].get("book", {}).get("scale", "quick")]
-        if run is not None and any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+        if run is not None and any(map(_is_figure, cell.get("outputs", []))):
             cells.append(_markdown(f"{cell['id']}-provenance", f":::{{div}} provenance\n{_origin(run, name)}\n:::"))
     if runs["paper"] is not None and not runs["paper"].fresh:
         cells.insert(1, _markdown("book-banner", BANNER))
@@ -107,6 +107,12 @@ FOOT = """:::{{admonition}} Where these numbers come from
 
 `make chapter NAME={name}` repeats the first of these runs, with `SCALE=paper` that at the paper's own sizes.
 :::"""
+
+
+def _is_figure(output: dict[str, Any]) -> bool:
+    """A picture, or one that the reader moves."""
+    data = output.get("data", {})
+    return "image/png" in data or "<figure" in "".join(data.get("text/html", ""))
 
 
 def _origin(run: Recorded, name: str) -> str:
