@@ -182,7 +182,7 @@ CONTRAST = """() => {
     return [255, 255, 255];
   };
   let worst = [21, ""];
-  const written = "p, li, th, td, h1, h2, figcaption span, pre span";
+  const written = "p, li, th, td, h1, h2, figcaption, figcaption span, pre span";
   for (const node of document.querySelector("article").querySelectorAll(written)) {
     const text = [...node.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join("");
     if (!text || !node.checkVisibility()) continue;
@@ -192,6 +192,13 @@ CONTRAST = """() => {
   }
   return worst;
 }"""
+
+
+# Equations that begin to the left of what their box can scroll to.
+CUT = """() => [...document.querySelectorAll("div.math")].filter(box => {
+  const left = node => node.getBoundingClientRect().left;
+  return [...box.querySelectorAll("mjx-math")].some(equation => left(equation) < left(box) - 1);
+}).map(box => box.innerText.slice(0, 60))"""
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +265,8 @@ def test_a_page_fits_a_phone_and_its_figures_stay_legible(browser, address, path
         "() => [...document.querySelectorAll('.cell_output figure img')].map(image => image.clientWidth)"
     )
     assert all(width >= 500 for width in widths), "a figure has shrunk with the page; it should scroll"
+    cut = view.evaluate(CUT)
+    assert not cut, f"equations whose left end cannot be reached: {cut}"
     view.context.close()
 
 
