@@ -126,7 +126,8 @@ def test_outputs(
     return f0_test + kernel_product(theta_tx, a)
 
 
-test_outputs.__test__ = False  # pytest would take a function of this name for a test
+# pytest would take a function of this name for a test.
+test_outputs.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def kernel_product(theta: Float[Array, "m n *kk"], a: Float[Array, "*t n k"]) -> Float[Array, "*t m k"]:

@@ -125,4 +125,4 @@ def _contract(j1: PyTree, j2: PyTree) -> Float[Array, "n1 n2 k k"]:
         a, b = a.reshape(*a.shape[:2], -1), b.reshape(*b.shape[:2], -1)
         return jnp.einsum("nkp,mlp->nmkl", a, b, precision="highest")
 
-    return sum(jax.tree.leaves(jax.tree.map(leaf, j1, j2)))
+    return jax.tree.reduce(jnp.add, jax.tree.map(leaf, j1, j2))

@@ -1,9 +1,11 @@
 """The figures' shared style: one look, legible in grey, on a dark page and on a phone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -58,7 +60,7 @@ def label_axes(panels: Sequence[Axes], labels: Sequence[tuple[str, str, str]]) -
         ax.set(title=title, xlabel=x, ylabel=y)
 
 
-_STYLE = {
+_STYLE: Any = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "axes.facecolor": "white",
@@ -75,6 +77,6 @@ _STYLE = {
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
-    "axes.prop_cycle": mpl.cycler(color=COLORS),
+    "axes.prop_cycle": cycler(color=COLORS),
     "lines.linewidth": 1.7,
 }

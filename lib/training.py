@@ -75,7 +75,7 @@ def train(
     """
     at = tuple(int(i) for i in at)
     _check(net, params, loss, optimizer, x, y, steps, batch, key, at)
-    order = None if batch is None else _minibatches(key, len(x), batch, steps)
+    order = None if batch is None or key is None else _minibatches(key, len(x), batch, steps)
     params, observed = _loop(net, loss, optimizer, steps, at, observe, params, x, y, order)
     return Run(params, jnp.asarray(at, int), observed)
 
