@@ -155,6 +155,21 @@ def test_results_are_kept_only_when_they_are_good_and_of_this_code(book):
     assert json.loads(kept.read_text()) == record
 
 
+def test_one_changed_line_of_the_library_puts_the_banner_on_the_page(book, monkeypatch):
+    """From the run to the page: recorded at paper scale, fresh; a line of lib changes, and the page says so."""
+    wanted = book.write("kept", CLAIM.format(name="kept", value="1"))
+    run(wanted._replace(scale="paper"))
+    results.record([wanted.chapter], "paper")
+    monkeypatch.setattr(pages, "ROOT", book.root)
+    cells = lambda: [cell["id"] for cell in pages.with_provenance(wanted.chapter.read(), "kept")["cells"]]
+    assert "book-banner" not in cells()
+    code = book.root / "lib" / "code.py"
+    code.write_text("# a comment computes nothing\nx = 1\n")
+    assert "book-banner" not in cells()
+    code.write_text("x = 2\n")
+    assert cells()[1] == "book-banner"
+
+
 def test_a_failed_claim_fails_the_chapter_and_shows_in_the_intervals(book):
     wanted = book.write("claims", CLAIM.format(name="claims", value="0.5 - seed"))
     runs = [Run(wanted.chapter, seed=seed) for seed in range(2)]
