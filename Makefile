@@ -11,11 +11,12 @@ INSTALLED := .venv/.installed
 UNIT := tests lib --ignore=tests/test_chapters.py --ignore=tests/test_site.py
 
 .DELETE_ON_ERROR:
-.PHONY: help book test environment check unit chapters site serve chapter record claims data lock clean
+.PHONY: help book test test-newest environment check unit chapters site serve chapter record claims data lock clean
 
 help:
 	@echo "make book                          run what has changed, build the pages, say where they are"
 	@echo "make test                          format, types, unit tests, every chapter at quick scale, the pages"
+	@echo "make test-newest PYTHON=python3.13            the unit tests on the newest JAX, with Python 3.12 or later"
 	@echo "make serve [PORT=8000]             show the built pages at http://localhost:8000"
 	@echo "make chapter NAME=figure_3 [SCALE=paper]      run one chapter"
 	@echo "make claims [NAME=figure_3] [SEEDS=5] [SCALE=quick]      rerun over seeds and record the intervals"
@@ -56,6 +57,9 @@ unit: $(INSTALLED)
 	@JAX_ENABLE_X64=1 $(BIN)/python -m pytest -q $(UNIT) >_build/unit-x64.log 2>&1 & other=$$!; \
 	  JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q $(UNIT); off=$$?; \
 	  wait $$other; on=$$?; cat _build/unit-x64.log; exit $$((off + on))
+
+test-newest:
+	@$(PYTHON) -m tools.newest_jax
 
 chapters: $(INSTALLED)
 	@$(BIN)/python -m tools.chapters --scale $(SCALE)
