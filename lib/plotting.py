@@ -61,6 +61,7 @@ def label_axes(panels: Sequence[Axes], labels: Sequence[tuple[str, str, str]]) -
 
 
 _STYLE: Any = {
+    "figure.dpi": 150,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "axes.facecolor": "white",
