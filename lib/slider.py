@@ -11,19 +11,18 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 _PAGE = """
-<figure class="slider" id="{name}">
+<div class="slider" id="{name}">
 <img src="{first}" alt="{alt}" style="width: 100%; background: white">
 <label>{label} <input type="range" min="0" max="{last}" value="{start}" aria-label="{label}" style="width: 60%">
 <output>{shown}</output></label>
-<figcaption>{caption}</figcaption>
 <script>(() => {{
-  const figure = document.getElementById("{name}"), frames = {frames}, values = {values};
-  figure.querySelector("input").addEventListener("input", event => {{
-    figure.querySelector("img").src = frames[event.target.value];
-    figure.querySelector("output").textContent = values[event.target.value];
+  const slider = document.getElementById("{name}"), frames = {frames}, values = {values};
+  slider.querySelector("input").addEventListener("input", event => {{
+    slider.querySelector("img").src = frames[event.target.value];
+    slider.querySelector("output").textContent = values[event.target.value];
   }});
 }})();</script>
-</figure>
+</div>
 """
 
 
@@ -34,22 +33,20 @@ def slider(
     name: str,
     label: str,
     alt: str,
-    caption: str,
     start: int = 0,
     show: Callable[[Any], str] = "{:.3g}".format,
 ) -> Any:
     """Draws a figure for each value and lets the reader choose among them.
 
-    The frames are pictures inside the page, so it works wherever the page is read: on a site, offline, in a saved
-    notebook. A dozen frames are a few hundred kilobytes.
+    The caption and number come from the cell's metadata, as for any figure. The frames are pictures inside the page, so
+    it works wherever the page is read: on a site, offline, in a saved notebook. A dozen are a few hundred kilobytes.
 
     Args:
         draw: `draw(value)` → a matplotlib figure, all of the same size.
         values: what the slider runs over, in order.
-        name: unique within the page; the anchor of the figure.
+        name: unique within the page.
         label: what is moved, such as "time t".
         alt: the picture in words, for readers who do not see it.
-        caption: the figure's caption.
         start: index of the value shown first.
         show: how a value is written beside the slider.
 
@@ -73,7 +70,6 @@ def slider(
             last=len(values) - 1,
             start=start,
             shown=html.escape(texts[start]),
-            caption=caption,
             frames=json.dumps(frames),
             values=json.dumps(texts),
         )

@@ -15,7 +15,7 @@ def draw(value):
 
 
 def page(**changes):
-    return slider(draw, [1, 2, 3], **{**dict(name="s", label="t", alt="a <line>", caption="It rises."), **changes}).data
+    return slider(draw, [1, 2, 3], **{**dict(name="s", label="t", alt="a <line>"), **changes}).data
 
 
 def test_every_frame_is_there_and_differs():

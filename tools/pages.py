@@ -112,7 +112,7 @@ FOOT = """:::{{admonition}} Where these numbers come from
 def _is_figure(output: dict[str, Any]) -> bool:
     """A picture, or one that the reader moves."""
     data = output.get("data", {})
-    return "image/png" in data or "<figure" in "".join(data.get("text/html", ""))
+    return "image/png" in data or 'class="slider"' in "".join(data.get("text/html", ""))
 
 
 def _origin(run: Recorded, name: str) -> str:
