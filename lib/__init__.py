@@ -3,7 +3,22 @@
 The names of this package are what the book's chapters call; each is documented where it is defined.
 """
 
-from lib.activations import Activation, activation, erf, identity, relu, tanh
+from lib.activations import (
+    Activation,
+    absolute,
+    activation,
+    cos,
+    erf,
+    gaussian,
+    gelu,
+    identity,
+    leaky_relu,
+    polynomial,
+    relu,
+    sigmoid_like,
+    sin,
+    tanh,
+)
 from lib.architectures import fully_connected
 from lib.data import DataError, load
 from lib.dynamics import (

@@ -1,15 +1,17 @@
 """Activations: nonlinearities that know their dual."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from lib import duals
+from lib import duals, smooth_duals
 from lib.kernels import State
+from lib.quadrature import quadrature
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def activation(phi: Any) -> Activation:
     """An activation from any scalar function, its dual by quadrature and its derivative by `jax.grad`.
 
     Args:
-        phi: scalar → scalar, differentiable by JAX. See `lib.duals.quadrature` for what a kink costs.
+        phi: scalar → scalar, differentiable by JAX. See `lib.quadrature.quadrature` for what a kink costs.
 
     Returns:
         The activation; two made from the same `phi` are equal.
@@ -79,7 +81,63 @@ def activation(phi: Any) -> Activation:
     result = jax.eval_shape(phi, jax.ShapeDtypeStruct((), jnp.float32))
     if jnp.shape(result) != () or not jnp.issubdtype(result.dtype, jnp.floating):
         raise TypeError(f"`phi` must take a real scalar to a real scalar, but it returns {result}")
-    return Activation(getattr(phi, "__name__", repr(phi)), _elementwise, duals.quadrature, (phi,))
+    return Activation(getattr(phi, "__name__", repr(phi)), _elementwise, quadrature, (phi,))
+
+
+def leaky_relu(a: float) -> Activation:
+    """φ(u) = max(u, 0) + a min(u, 0).
+
+    Args:
+        a: the slope below 0.
+
+    Returns:
+        The activation.
+
+    Raises:
+        TypeError: when `a` is not a real number.
+
+    Example:
+        >>> leaky_relu(0.1)(jnp.array([-1.0, 2.0])).tolist() == [jnp.float32(-0.1), 2.0]
+        True
+    """
+    return Activation("leaky_relu", jax.nn.leaky_relu, duals.leaky_relu, (_real("a", a),))
+
+
+def polynomial(coefficients: Any) -> Activation:
+    """φ(u) = Σ_i c_i uⁱ.
+
+    Args:
+        coefficients: c_0, c_1, …: of the constant first; (0, 0, 0, 1) is the cube.
+
+    Returns:
+        The activation.
+
+    Raises:
+        TypeError: when `coefficients` is not a sequence of real numbers.
+        ValueError: when there are none.
+
+    Example:
+        >>> polynomial((1, 0, 2))(jnp.array([-1.0, 2.0])).tolist()
+        [3.0, 9.0]
+    """
+    if not isinstance(coefficients, Sequence | np.ndarray | Array) or isinstance(coefficients, str):
+        raise TypeError(
+            f"`coefficients` must be a sequence of real numbers, of the constant first, got {coefficients!r}"
+        )
+    if len(coefficients) == 0:
+        raise ValueError("`coefficients` must hold at least one number, of the constant first")
+    numbers = tuple(_real(f"coefficients[{i}]", c) for i, c in enumerate(coefficients))
+    return Activation("polynomial", _polynomial, smooth_duals.polynomial, numbers)
+
+
+def _real(name: str, value: Any) -> float:
+    if (
+        not isinstance(value, int | float | np.number | np.ndarray | Array)
+        or jnp.ndim(value)
+        or jnp.iscomplexobj(value)
+    ):
+        raise TypeError(f"`{name}` must be a real number, got {value!r}")
+    return float(value)
 
 
 def _elementwise(x: Array, phi: Callable) -> Array:
@@ -90,7 +148,29 @@ def _identity(x: Array) -> Array:
     return x
 
 
+def _polynomial(x: Array, *coefficients: float) -> Array:
+    return jnp.polyval(jnp.asarray(coefficients[::-1], x.dtype), x)
+
+
+def _gelu(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _sigmoid_like(x: Array) -> Array:
+    return (1 + jax.scipy.special.erf(x / duals.SIGMOID_SCALE)) / 2
+
+
+def _gaussian(x: Array) -> Array:
+    return jnp.exp(-(x**2))
+
+
 relu = Activation("relu", jax.nn.relu, duals.relu)
+absolute = Activation("absolute", jax.nn.leaky_relu, duals.leaky_relu, (-1.0,))
 erf = Activation("erf", jax.scipy.special.erf, duals.erf)
+sigmoid_like = Activation("sigmoid_like", _sigmoid_like, duals.sigmoid_like)
+gelu = Activation("gelu", _gelu, smooth_duals.gelu)
 tanh = activation(jnp.tanh)
+sin = Activation("sin", jnp.sin, smooth_duals.sin)
+cos = Activation("cos", jnp.cos, smooth_duals.cos)
+gaussian = Activation("gaussian", _gaussian, smooth_duals.gaussian)
 identity = Activation("identity", _identity, duals.identity)

@@ -1,6 +1,7 @@
 """What the unit tests share: double precision, tolerances by dtype, the reference's numbers."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -46,6 +47,14 @@ def programs_are_forgotten():
     """Compiled programs go with the module that needed them: hundreds of them would take gigabytes."""
     yield
     jax.clear_caches()
+
+
+def pytest_collection_modifyitems(config, items):
+    """A test that asks for double precision is the same in both halves of the suite: it runs in the one that has it."""
+    if os.environ.get("JAX_ENABLE_X64") == "0":
+        twins = [item for item in items if "x64" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=twins)
+        items[:] = [item for item in items if item not in twins]
 
 
 def pytest_pycollect_makeitem(collector, name, obj):

@@ -3,14 +3,25 @@
 from functools import cache
 
 import numpy as np
-from scipy.special import erf
+from scipy.special import erf, ndtr
 
 # φ and φ′, written out.
 FUNCTIONS = {
     "relu": (lambda u: np.maximum(u, 0), lambda u: (u > 0).astype(float)),
     "erf": (erf, lambda u: 2 / np.sqrt(np.pi) * np.exp(-(u**2))),
     "tanh": (np.tanh, lambda u: 1 / np.cosh(u) ** 2),
+    "leaky_relu": (lambda u: np.where(u > 0, u, 0.1 * u), lambda u: np.where(u > 0, 1, 0.1)),
+    "absolute": (np.abs, np.sign),
+    "sigmoid_like": (
+        lambda u: 0.5 * erf(u / 2.4020563531719796) + 0.5,
+        lambda u: np.exp(-((u / 2.4020563531719796) ** 2)) / (np.sqrt(np.pi) * 2.4020563531719796),
+    ),
+    "gelu": (lambda u: u * ndtr(u), lambda u: ndtr(u) + u * np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi)),
+    "gaussian": (lambda u: np.exp(-(u**2)), lambda u: -2 * u * np.exp(-(u**2))),
     "sin": (np.sin, np.cos),
+    "cos": (np.cos, lambda u: -np.sin(u)),
+    "polynomial": (lambda u: 1 - 0.5 * u**2 + 0.2 * u**3, lambda u: -u + 0.6 * u**2),
+    "gabor": (lambda u: np.exp(-(u**2)) * np.sin(u), lambda u: np.exp(-(u**2)) * (np.cos(u) - 2 * u * np.sin(u))),
     "identity": (lambda u: u, np.ones_like),
 }
 

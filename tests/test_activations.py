@@ -8,24 +8,50 @@ from conftest import tolerance
 from networks import waves
 from oracles import FUNCTIONS
 
-from lib.activations import activation, erf, identity, relu, tanh
+from lib.activations import (
+    absolute,
+    activation,
+    cos,
+    erf,
+    gaussian,
+    gelu,
+    identity,
+    leaky_relu,
+    polynomial,
+    relu,
+    sigmoid_like,
+    sin,
+    tanh,
+)
 from lib.kernels import input_state
 
-ACTIVATIONS = {a.name: a for a in (relu, erf, tanh, identity, activation(jnp.sin))}
+ACTIVATIONS = {
+    a.name: a
+    for a in (
+        *(relu, leaky_relu(0.1), absolute, erf, sigmoid_like, gelu, gaussian, sin, cos, polynomial((1, 0, -0.5, 0.2))),
+        *(tanh, identity),
+    )
+}
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_function_and_dual_belong_together(name):
-    """Both faces of an activation are its φ: the function, and E[φ²], E[φ′²] by a one-dimensional rule."""
+def test_function_and_dual_belong_together():
+    """Both faces of an activation are its φ: the function, and E[φ²], E[φ′²] by two rules that meet at 0."""
     u = jnp.asarray(np.linspace(-3, 3, 13))
-    phi, slope = FUNCTIONS[name]
-    np.testing.assert_allclose(ACTIVATIONS[name](u), phi(np.asarray(u)), **tolerance(u))
-    z, w = np.polynomial.hermite_e.hermegauss(80)
-    z, w = np.asarray(z), w / np.sqrt(2 * np.pi)
     k = jnp.asarray(0.3)
-    t, t_dot = ACTIVATIONS[name].dual(k, k, k, *ACTIVATIONS[name].parameters)
-    np.testing.assert_allclose(t, w @ phi(0.3**0.5 * z) ** 2, **tolerance(k, scale=10))
-    np.testing.assert_allclose(t_dot, w @ slope(0.3**0.5 * z) ** 2, **tolerance(k, scale=10))
+    z, w = np.polynomial.legendre.leggauss(200)
+    z = np.concatenate([5 * z - 5, 5 * z + 5])
+    w = 5 * np.concatenate([w, w]) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    faces = jax.jit(lambda: {name: (a(u), a.dual(k, k, k, *a.parameters)) for name, a in ACTIVATIONS.items()})
+    for name, (values, (t, t_dot)) in faces().items():
+        phi, slope = FUNCTIONS[name]
+        np.testing.assert_allclose(values, phi(np.asarray(u)), err_msg=name, **tolerance(u))
+        np.testing.assert_allclose(t, w @ phi(0.3**0.5 * z) ** 2, err_msg=name, **tolerance(k, scale=10))
+        np.testing.assert_allclose(t_dot, w @ slope(0.3**0.5 * z) ** 2, err_msg=name, **tolerance(k, scale=10))
+
+
+def test_the_sigmoid_is_as_close_to_the_logistic_function_as_documented():
+    u = jnp.linspace(-20, 20, 4001)
+    assert 0.009 < abs(sigmoid_like(u) - jax.nn.sigmoid(u)).max() < 0.01
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -39,6 +65,8 @@ def test_equal_by_value():
     assert hash(activation(jnp.tanh)) == hash(tanh)
     assert activation(jnp.sin) != tanh
     assert len({relu, erf, tanh, identity, relu}) == 4
+    assert leaky_relu(0.1) == leaky_relu(np.float64(0.1)) != leaky_relu(0.2)
+    assert polynomial([1, 2]) == polynomial(np.array([1.0, 2.0])) != polynomial((1, 2, 3))
 
 
 def test_step_of_the_kernel():
@@ -72,3 +100,13 @@ def test_errors_say_what_a_function_must_be():
         activation(lambda u: u > 0)
     with pytest.raises(TypeError, match="`phi` must take a real scalar to a real scalar, but it returns"):
         activation(lambda u: jnp.stack([u, u]))
+    with pytest.raises(TypeError, match=r"`a` must be a real number, got '0\.1'"):
+        leaky_relu("0.1")
+    with pytest.raises(
+        TypeError, match="`coefficients` must be a sequence of real numbers, of the constant first, got 3"
+    ):
+        polynomial(3)
+    with pytest.raises(TypeError, match=r"`coefficients\[1\]` must be a real number, got 1j"):
+        polynomial((1, 1j))
+    with pytest.raises(ValueError, match="`coefficients` must hold at least one number"):
+        polynomial(())

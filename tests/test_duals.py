@@ -1,5 +1,7 @@
 """Duals against quadrature in the plane, Price's theorem, and themselves at singular points."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +9,31 @@ import pytest
 from conftest import tolerance
 from oracles import FUNCTIONS, expectation
 
-from lib import duals
+from lib import duals, smooth_duals
+from lib.quadrature import quadrature
 
 DUALS = {
     "relu": duals.relu,
+    "leaky_relu": partial(duals.leaky_relu, slope=0.1),
+    "absolute": partial(duals.leaky_relu, slope=-1.0),
     "erf": duals.erf,
+    "sigmoid_like": duals.sigmoid_like,
     "identity": duals.identity,
-    "tanh": lambda *k: duals.quadrature(*k, jnp.tanh),
-    "sin": lambda *k: duals.quadrature(*k, jnp.sin),
+    "gelu": smooth_duals.gelu,
+    "gaussian": smooth_duals.gaussian,
+    "sin": smooth_duals.sin,
+    "cos": smooth_duals.cos,
+    "polynomial": lambda *k: smooth_duals.polynomial(*k, 1, 0, -0.5, 0.2),
+    "tanh": partial(quadrature, phi=jnp.tanh),
+    "gabor": partial(quadrature, phi=lambda u: jnp.exp(-(u**2)) * jnp.sin(u)),
 }
-every_dual = pytest.mark.parametrize("name", DUALS)
+
+
+def every_dual(f, compile=jax.jit):
+    """(name, f(dual, *arguments)) of every dual, from one compiled program."""
+    return lambda *arguments: compile(lambda *a: {name: f(dual, *a) for name, dual in DUALS.items()})(
+        *arguments
+    ).items()
 
 
 def scalars(*values):
@@ -31,32 +48,37 @@ def covariances():
     return jnp.asarray(np.transpose(COVARIANCES))  # (3, cases)
 
 
-@every_dual
-def test_it_is_the_gaussian_expectation(name):
-    t, t_dot = DUALS[name](*covariances())
-    phi, slope = FUNCTIONS[name]
-    np.testing.assert_allclose(t, [expectation(phi, *k) for k in COVARIANCES], **tolerance(t))
-    np.testing.assert_allclose(t_dot, [expectation(slope, *k) for k in COVARIANCES], **tolerance(t, scale=3))
+def test_they_are_the_gaussian_expectations():
+    for name, (t, t_dot) in every_dual(lambda dual, k: dual(*k))(covariances()):
+        phi, slope = FUNCTIONS[name]
+        expected = [[expectation(f, *k) for k in COVARIANCES] for f in (phi, slope)]
+        np.testing.assert_allclose(t, expected[0], err_msg=name, **tolerance(t, scale=3))
+        np.testing.assert_allclose(t_dot, expected[1], err_msg=name, **tolerance(t, scale=3))
 
 
-@every_dual
-def test_price(name, x64):
+def test_price(x64):
     """∂𝒯/∂k12 = 𝒯̇, by automatic differentiation and by differences of the value, which know no derivative rule."""
-    k11, k12, k22 = covariances()
-    value = lambda c: DUALS[name](k11, c, k22)[0]
-    t_dot = DUALS[name](k11, k12, k22)[1]
-    np.testing.assert_allclose(jax.grad(lambda c: value(c).sum())(k12), t_dot, rtol=1e-9)
-    np.testing.assert_allclose(central_difference(value, k12, 1e-5), t_dot, rtol=1e-6)
+
+    def slopes(dual, k11, k12, k22):
+        value = lambda c: dual(k11, c, k22)[0]
+        automatic = jax.grad(lambda c: value(c).sum())(k12)
+        return dual(k11, k12, k22)[1], automatic, central_difference(value, k12, 1e-5)
+
+    for name, (t_dot, automatic, difference) in every_dual(slopes)(*covariances()):
+        np.testing.assert_allclose(automatic, t_dot, rtol=1e-9, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(difference, t_dot, rtol=1e-6, atol=1e-9, err_msg=name)
 
 
-@every_dual
-@pytest.mark.parametrize("which", ["value", "derivative"])
-def test_gradients_are_those_of_central_differences(name, which, x64):
-    value = lambda k: DUALS[name](*k)[which == "derivative"]
-    k = covariances()
-    gradient = jax.grad(lambda k: value(k).sum())(k)
-    for i, step in enumerate(1e-5 * jnp.eye(3)[:, :, None]):
-        np.testing.assert_allclose(gradient[i], central_difference(value, k, step), rtol=1e-6, atol=1e-8)
+def test_gradients_are_those_of_central_differences(x64):
+    """Of 𝒯 and 𝒯̇, to each of k11, k12 and k22."""
+
+    def gradients(dual, k):
+        both = lambda k: jnp.stack(dual(*k))
+        automatic = jnp.stack([jax.grad(lambda k, i=i: both(k)[i].sum())(k) for i in (0, 1)])
+        return automatic, [central_difference(both, k, step) for step in 1e-5 * jnp.eye(3)[:, :, None]]
+
+    for name, (automatic, differences) in every_dual(gradients)(covariances()):
+        np.testing.assert_allclose(automatic, np.stack(differences, axis=1), rtol=1e-6, atol=1e-8, err_msg=name)
 
 
 def central_difference(f, at, step):
@@ -86,50 +108,56 @@ def test_erf_at_large_variance_keeps_its_digits():
         np.testing.assert_allclose(t_dot, 4 / np.pi / np.sqrt(40001.0), rtol=1e-6)
 
 
-@every_dual
+@pytest.mark.parametrize("compile", [lambda f: f, jax.jit])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_value_and_gradient_are_finite_at_singular_points(name, dtype, x64):
+def test_value_and_gradient_are_finite_at_singular_points(dtype, compile, x64):
     """Equal, opposite and parallel inputs, zero vectors; eager and compiled, whose rounding differs."""
     points = [(1.3, 1.3, 1.3), (1.3, -1.3, 1.3), (2.0, 1.0, 0.5), (0, 0, 0), (0, 0, 1), (1, 0, 0), (1e-30,) * 3]
-    k = jnp.asarray(np.transpose(points), dtype)
-    value_and_gradient = lambda k: jax.vjp(lambda k: DUALS[name](*k), k)
-    for value, pull_back in (value_and_gradient(k), jax.jit(value_and_gradient)(k)):
-        assert np.isfinite(value).all()
-        for one_of_two in [(1.0, 0.0), (0.0, 1.0)]:
-            (gradient,) = pull_back(tuple(jnp.full_like(k[0], c) for c in one_of_two))
-            assert np.isfinite(gradient).all()
+
+    def value_and_gradients(dual, k):
+        value, pull_back = jax.vjp(lambda k: dual(*k), k)
+        return value, [pull_back(tuple(jnp.full_like(k[0], c) for c in one)) for one in [(1.0, 0.0), (0.0, 1.0)]]
+
+    for name, numbers in every_dual(value_and_gradients, compile)(jnp.asarray(np.transpose(points), dtype)):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers)), name
 
 
-@every_dual
-def test_a_zero_vector_gives_what_phi_gives_at_zero(name):
-    phi, _ = FUNCTIONS[name]
-    t, _ = DUALS[name](*scalars(0.0, 0.0, 1.7))
-    np.testing.assert_allclose(t, expectation(phi, 0.0, 0.0, 1.7), **tolerance(t))
+def test_a_zero_vector_gives_what_phi_gives_at_zero():
+    for name, (t, _) in every_dual(lambda dual, *k: dual(*k))(*scalars(0.0, 0.0, 1.7)):
+        phi, _ = FUNCTIONS[name]
+        np.testing.assert_allclose(t, expectation(phi, 0.0, 0.0, 1.7), err_msg=name, **tolerance(t))
 
 
 def test_quadrature_sees_a_slope_at_a_zero_vector(x64):
     """Near u = 0, E[sin u sin v] = k12 e^{−k22/2}: the gradient to k12 is not 0 where the correlation is undefined."""
-    gradient = jax.grad(lambda c: DUALS["sin"](*scalars(0.0, c, 1.0))[0])(0.0)
+    gradient = jax.grad(lambda c: quadrature(*scalars(0.0, c, 1.0), jnp.sin)[0])(0.0)
     np.testing.assert_allclose(gradient, np.exp(-0.5), rtol=1e-12)
 
 
-@every_dual
-def test_arguments_broadcast(name):
+def test_sines_of_small_and_of_large_inputs_keep_their_digits():
+    """e^{−k} sinh k12 loses them to a difference at k12 = 10⁻⁶, and is 0 × ∞ at 10³."""
+    t, t_dot = smooth_duals.sin(*(jnp.asarray([1e-6, 1e3]) for _ in range(3)))
+    np.testing.assert_allclose(t, [1e-6 - 1e-12, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(t_dot, [1 - 1e-6, 0.5], rtol=1e-6)
+
+
+def test_arguments_broadcast():
     k11, k22 = jnp.asarray([[0.5], [1.0]]), jnp.asarray([[0.7, 0.9, 1.1]])
     k12 = 0.5 * jnp.sqrt(k11 * k22)
-    for k12_shape in (k12, jnp.zeros(())):
-        t, t_dot = DUALS[name](k11, k12_shape, k22)
-        assert t.shape == t_dot.shape == (2, 3)
-    t, t_dot = DUALS[name](k11, k12, k22)
-    one = DUALS[name](k11[1, 0], k12[1, 2], k22[0, 2])
-    np.testing.assert_allclose((t[1, 2], t_dot[1, 2]), one, **tolerance(t))
+
+    def shapes(dual):
+        return dual(k11, jnp.zeros(()), k22), dual(k11, k12, k22), dual(k11[1, 0], k12[1, 2], k22[0, 2])
+
+    for name, (uncorrelated, (t, t_dot), one) in every_dual(shapes)():
+        assert {a.shape for a in (*uncorrelated, t, t_dot)} == {(2, 3)}, name
+        np.testing.assert_allclose((t[1, 2], t_dot[1, 2]), one, err_msg=name, **tolerance(t))
 
 
-@every_dual
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_dtype_follows_the_inputs(name, dtype, x64):
+def test_dtype_follows_the_inputs(dtype, x64):
     k = jnp.asarray(0.5, dtype)
-    assert {t.dtype for t in DUALS[name](k, k / 2, k)} == {jnp.dtype(dtype)}
+    for name, pair in every_dual(lambda dual: dual(k, k / 2, k), lambda f: partial(jax.eval_shape, f))():
+        assert {t.dtype for t in pair} == {jnp.dtype(dtype)}, name
 
 
 @pytest.mark.parametrize(("k", "t_error", "t_dot_error"), [(4, 1e-13, 1e-11), (9, 1e-8, 1e-6), (25, 1e-5, 1e-4)])
@@ -145,13 +173,11 @@ def test_what_the_quadrature_cannot_do_with_a_kink(x64):
     """For |u|, between exact limits at ρ = ±1, errors reach (1e-3, 2e-2) and gradients of 𝒯̇ miss φ″."""
     correlation = np.array([0.0, 0.5, 0.9, 0.99, 0.999])
     one, rho = jnp.ones(5), jnp.asarray(correlation)
-    t, t_dot = duals.quadrature(one, rho, one, jnp.abs)
+    t, t_dot = quadrature(one, rho, one, jnp.abs)
     exact, exact_dot = (
         2 / np.pi * (np.sqrt(1 - correlation**2) + correlation * np.arcsin(correlation)),
         2 / np.pi * np.arcsin(correlation),
     )
     assert 1e-4 < abs(t - exact).max() < 1.1e-3
     assert 1e-3 < abs(t_dot - exact_dot).max() < 2e-2
-    assert (
-        jax.grad(lambda c: duals.quadrature(one[0], c, one[0], jnp.abs)[1])(jnp.asarray(0.5)) == 0
-    )  # where it is 0.73
+    assert jax.grad(lambda c: quadrature(one[0], c, one[0], jnp.abs)[1])(jnp.asarray(0.5)) == 0  # where it is 0.73
