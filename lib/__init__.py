@@ -20,6 +20,7 @@ from lib.activations import (
     tanh,
 )
 from lib.architectures import convolutional, fully_connected, wide_resnet
+from lib.blocks import kernel_in_blocks
 from lib.convolution import Conv
 from lib.data import DataError, load
 from lib.dynamics import (

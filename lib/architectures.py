@@ -92,7 +92,7 @@ def convolutional(
         >>> import jax
         >>> net = convolutional(64, depth=2, outputs=1, activation=relu, W_std=2**0.5, b_std=None)
         >>> x = jax.numpy.ones((3, 8, 8, 3))
-        >>> net.apply(net.init(jax.random.key(0), x), x).shape, net.kernel(x).nngp.shape
+        >>> net.apply(net.init(jax.random.key(0), x), x).shape, jax.eval_shape(net.kernel, x).nngp.shape
         ((3, 1), (3, 3))
 
     Source: Lee et al. 2019, section 3; Novak et al. 2019.
