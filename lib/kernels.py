@@ -95,10 +95,7 @@ def input_state(x1: Array, x2: Array | None, need: str) -> State:
         ValueError: when `x1` and `x2` differ after the first axis, or have the wrong rank.
     """
     same = x2 is None
-    x1 = _check_input("x1", x1, need)
-    x2 = x1 if same else _check_input("x2", x2, need)
-    if x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(f"`x2` must have the shape of `x1` after its first axis, {x1.shape[1:]}, got {x2.shape[1:]}")
+    x1, x2 = check_inputs(x1, x2, need)
     if need == "mean":
         x1, x2 = x1.reshape(len(x1), -1), x2.reshape(len(x2), -1)
     features = x1.shape[-1]
@@ -111,6 +108,15 @@ def input_state(x1: Array, x2: Array | None, need: str) -> State:
     variance1 = own(x1)
     variance2 = variance1 if same else own(x2)
     return State(nngp, jnp.zeros_like(nngp), variance1, variance2, features, gaussian=False, same=same)
+
+
+def check_inputs(x1: Array, x2: Array | None, need: str) -> tuple[Array, Array]:
+    """Both batches as arrays of the rank that is needed and of one shape, or an error that names the argument."""
+    x1 = _check_input("x1", x1, need)
+    x2 = x1 if x2 is None else _check_input("x2", x2, need)
+    if x1.shape[1:] != x2.shape[1:]:
+        raise ValueError(f"`x2` must have the shape of `x1` after its first axis, {x1.shape[1:]}, got {x2.shape[1:]}")
+    return x1, x2
 
 
 def at_equal_positions(k: Array, positions: int) -> Array:

@@ -14,7 +14,8 @@ from jaxtyping import Array
 
 from lib.activations import Activation
 from lib.checks import check_floating, check_parameterization, check_size, scalar
-from lib.kernels import Kernel, State, at_equal_positions, input_state
+from lib.kernels import Kernel, State, at_equal_positions, check_inputs, input_state
+from lib.tiles import in_tiles, tile_edge
 
 
 class Dense(nn.Module):
@@ -167,6 +168,18 @@ class Sequential(nn.Module):
 
         Source: Lee et al. 2019, eqs S25-S29.
         """
+        x1 = check_floating("x1", x1)
+        x2 = None if x2 is None else check_floating("x2", x2)
+        need = self.needs("vectors")
+        check_inputs(x1, x2, need)
+        edge = tile_edge(x1, need)
+        if max(len(x1), 0 if x2 is None else len(x2)) <= edge:
+            return self._tile(x1, x2)
+        return in_tiles(self._tile, x1, x2, edge)
+
+    @nn.nowrap
+    def _tile(self, x1: Array, x2: Array | None = None) -> Kernel:
+        """All pairs at once."""
         state = self.kernel_step(input_state(x1, x2, self.needs("vectors")))
         if state.positions():
             raise ValueError(
