@@ -19,7 +19,9 @@ from lib.activations import (
     sin,
     tanh,
 )
-from lib.architectures import fully_connected
+from lib.architectures import convolutional, fully_connected, wide_resnet
+from lib.blocks import kernel_in_blocks
+from lib.convolution import Conv
 from lib.data import DataError, load
 from lib.dynamics import (
     Spectrum,
@@ -39,8 +41,11 @@ from lib.kernels import Kernel
 from lib.layers import Dense, Flatten, Sequential
 from lib.linearity import Linearity, linearity
 from lib.linearize import linearize, taylor_expand
+from lib.normalization import BatchNorm, LayerNorm
 from lib.paper import paper_values
+from lib.pooling import AveragePool, GlobalAveragePool
 from lib.records import Claims, glue, provenance_line, recorded
+from lib.residual import Residual
 from lib.scales import Scales, budget
 from lib.slider import slider
 from lib.span import in_span

@@ -41,20 +41,24 @@ class Activation:
     def __call__(self, x: Array) -> Array:
         return self.function(x, *self.parameters)
 
+    @property
+    def nonlinear(self) -> bool:
+        """Whether its dual takes its input to be Gaussian."""
+        return self != identity
+
     def needs(self, above: str) -> str:
-        """Each position for itself: what is asked from above."""
-        return above
+        """Each position for itself: what is asked from above, but for the mean over positions."""
+        return "diagonal" if above == "mean" and self.nonlinear else above
 
     def kernel_step(self, state: State) -> State:
         """Eqs S26 and S29 without the weights."""
-        if self == identity:
+        if not self.nonlinear:
             return state
         dual = lambda k11, k12, k22: self.dual(k11, k12, k22, *self.parameters)
         nngp, slope = dual(*state.pair())
-        variance1 = dual(*3 * (state.variance1,))[0]
-        variance2 = variance1 if state.same else dual(*3 * (state.variance2,))[0]
+        variance1, variance2 = (dual(*own)[0] for own in state.own_pairs())
         return state._replace(
-            nngp=nngp, ntk=state.ntk * slope, variance1=variance1, variance2=variance2, gaussian=False
+            nngp=nngp, ntk=state.ntk * slope, variance1=variance1, variance2=variance2, gaussian=False, fresh=False
         )
 
 

@@ -13,6 +13,12 @@ Pair = tuple[Float[Array, "..."], Float[Array, "..."]]
 # The erf in `sigmoid_like` is closest to the logistic function, within 0.01 of it, at about this scale.
 SIGMOID_SCALE = 2.4020563531719796
 
+# Of x, x³, x⁵, … in the polynomial whose largest relative distance from atan x on [0, 1] is least, 1.5e-8.
+ARCTANGENT = (
+    *(1.0, -0.33333072, 0.19992620, -0.14203648, 0.10640947),
+    *(-0.07504319, 0.04269178, -0.01606878, 0.00284993),
+)
+
 
 @jax.custom_jvp
 def relu(k11: Array, k12: Array, k22: Array) -> Pair:
@@ -152,7 +158,19 @@ def _angle(k11: Array, k12: Array, k22: Array) -> Pair:
     """
     norm = jnp.sqrt(k11 * k22)
     below, above = jnp.sqrt(jnp.maximum(norm - k12, 0)), jnp.sqrt(jnp.maximum(norm + k12, 0))
-    return 2 * jnp.arctan(below / jnp.maximum(above, jnp.finfo(above.dtype).tiny)), below * above
+    smaller, larger = jnp.minimum(below, above), jnp.maximum(below, above)
+    half = _arctangent(smaller / jnp.maximum(larger, jnp.finfo(larger.dtype).tiny))
+    return 2 * jnp.where(below > above, jnp.pi / 2 - half, half), below * above
+
+
+def _arctangent(x: Array) -> Float[Array, "..."]:
+    """atan x for x in [0, 1]; in single precision by a polynomial, several times faster and as accurate."""
+    if x.dtype == jnp.float64:
+        return jnp.arctan(x)
+    square, total = x * x, 0.0
+    for coefficient in reversed(ARCTANGENT):
+        total = total * square + coefficient
+    return x * total
 
 
 def divide(a: Array, b: Array) -> Array:

@@ -1,9 +1,12 @@
 """The infinite face of a network: its two kernels, and what its layers hand on to compute them."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from lib.checks import check_floating
 
 
 class Kernel(NamedTuple):
@@ -30,30 +33,53 @@ class Kernel(NamedTuple):
 class State(NamedTuple):
     """What is known, half way up a network, about one feature of two batches of inputs.
 
+    Of vectors, arrays have the shapes below. Of images they have axes of positions before those: (H, W) where only
+    covariances between equal positions are needed, (H, W, H, W) where those of all pairs of positions are.
+
     Attributes:
-        nngp: E[h(x) h(x′)], (N1, N2).
-        ntk: Θ of the layers below, (N1, N2).
-        variance1, variance2: E[h(x)²] of each batch, (N1,) and (N2,): kept apart from `nngp`, so that they are exact.
+        nngp: E[h(x) h(x′)], (..., N1, N2).
+        ntk: Θ of the layers below, (..., N1, N2).
+        variance1, variance2: the covariance of each input with itself, (..., N1) and (..., N2): apart from `nngp`, so
+            that they are exact.
         features: how many features h has in a network of finite width; matters to the standard parameterisation only.
         gaussian: whether features are Gaussian and independent, as a nonlinearity needs them.
         same: whether the two batches are one, and the diagonal of `nngp` is `variance1`.
+        fresh: whether weights have made h independent, given it, of the input of the branch that h stands in; None
+            where h is a linear function of that input.
     """
 
-    nngp: Float[Array, "n1 n2"]
-    ntk: Float[Array, "n1 n2"]
-    variance1: Float[Array, " n1"]
-    variance2: Float[Array, " n2"]
+    nngp: Float[Array, "*positions n1 n2"]
+    ntk: Float[Array, "*positions n1 n2"]
+    variance1: Float[Array, "*positions n1"]
+    variance2: Float[Array, "*positions n2"]
     features: int
     gaussian: bool
     same: bool
+    fresh: bool | None = None
+
+    def positions(self) -> tuple[int, ...]:
+        """The axes before those of examples: none, (H, W), or (H, W, H, W)."""
+        return self.nngp.shape[:-2]
 
     def pair(self) -> tuple[Array, Array, Array]:
         """(k11, k12, k22) of every pair of inputs, as duals take them; k12 = k11 exactly where x is x′."""
-        k11, k22 = self.variance1[:, None], self.variance2[None, :]
         k12 = self.nngp
         if self.same:
-            k12 = jnp.where(jnp.eye(len(k11), dtype=bool), k11, k12)
+            k12 = jnp.where(jnp.eye(k12.shape[-1], dtype=bool), self.variance1[..., None], k12)
+        k11, k22 = _at_positions(self.variance1)[0][..., :, None], _at_positions(self.variance2)[1][..., None, :]
         return k11, k12, k22
+
+    def own_pairs(self) -> list[tuple[Array, Array, Array]]:
+        """(k11, k12, k22) within each input, of the first batch and of the second."""
+        batches = [self.variance1] if self.same else [self.variance1, self.variance2]
+        pairs = [(_at_positions(own)[0], own, _at_positions(own)[1]) for own in batches]
+        return pairs * (2 if self.same else 1)
+
+    def map(self, f: Callable[[Array], Array]) -> "State":
+        """`f` of all four arrays, for what acts on positions alone."""
+        variance1 = f(self.variance1)
+        variance2 = variance1 if self.same else f(self.variance2)
+        return self._replace(nngp=f(self.nngp), ntk=f(self.ntk), variance1=variance1, variance2=variance2)
 
 
 def input_state(x1: Array, x2: Array | None, need: str) -> State:
@@ -61,31 +87,49 @@ def input_state(x1: Array, x2: Array | None, need: str) -> State:
 
     Args:
         x1, x2: inputs (N1, ...) and (N2, ...); `x2=None` means that they are the same.
-        need: what the network asks for: "vectors", or "mean" of all positions and channels.
+        need: what the network asks for: "vectors", or the "mean" over all positions and channels of images, or channels
+            of equal positions ("diagonal") or of all pairs of positions ("full").
 
     Raises:
         TypeError: when inputs are not real floating-point arrays.
         ValueError: when `x1` and `x2` differ after the first axis, or have the wrong rank.
     """
     same = x2 is None
-    x1 = _check_input("x1", x1, need)
-    x2 = x1 if same else _check_input("x2", x2, need)
-    if x1.shape[1:] != x2.shape[1:]:
-        raise ValueError(f"`x2` must have the shape of `x1` after its first axis, {x1.shape[1:]}, got {x2.shape[1:]}")
-    x1, x2 = x1.reshape(len(x1), -1), x2.reshape(len(x2), -1)
-    features = x1.shape[1]
-    nngp = jnp.matmul(x1, x2.T, precision="highest") / features
-    variance1 = jnp.mean(x1**2, axis=1)
-    variance2 = variance1 if same else jnp.mean(x2**2, axis=1)
+    x1, x2 = check_inputs(x1, x2, need)
+    if need == "mean":
+        x1, x2 = x1.reshape(len(x1), -1), x2.reshape(len(x2), -1)
+    features = x1.shape[-1]
+    first, second, positions = "ac", "bc", ""
+    if x1.ndim == 4:
+        first, second, positions = ("ahwc", "bijc", "hwij") if need == "full" else ("ahwc", "bhwc", "hw")
+    product = lambda formula, a, b: jnp.einsum(formula, a, b, precision="highest") / features
+    own = lambda x: product(f"{first},{second.replace('b', 'a')}->{positions}a", x, x)
+    nngp = product(f"{first},{second}->{positions}ab", x1, x2)
+    variance1 = own(x1)
+    variance2 = variance1 if same else own(x2)
     return State(nngp, jnp.zeros_like(nngp), variance1, variance2, features, gaussian=False, same=same)
 
 
-def check_floating(name: str, x: Array) -> Array:
-    """`x` as an array, if it holds real floating-point numbers."""
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"`{name}` must hold floating-point numbers, got {x.dtype}; convert it with `.astype(float)`")
-    return x
+def check_inputs(x1: Array, x2: Array | None, need: str) -> tuple[Array, Array]:
+    """Both batches as arrays of the rank that is needed and of one shape, or an error that names the argument."""
+    x1 = _check_input("x1", x1, need)
+    x2 = x1 if x2 is None else _check_input("x2", x2, need)
+    if x1.shape[1:] != x2.shape[1:]:
+        raise ValueError(f"`x2` must have the shape of `x1` after its first axis, {x1.shape[1:]}, got {x2.shape[1:]}")
+    return x1, x2
+
+
+def at_equal_positions(k: Array, positions: int) -> Array:
+    """(H, W, H, W, ...) → (H, W, ...), for `positions` = 4 of them; fewer stay as they are."""
+    return jnp.einsum("hwhw...->hw...", k) if positions == 4 else k
+
+
+def _at_positions(own: Array) -> tuple[Array, Array]:
+    """The variances within (..., N), of the first position of each pair and of the second."""
+    if own.ndim < 5:
+        return own, own
+    variance = at_equal_positions(own, 4)
+    return variance[:, :, None, None], variance[None, None]
 
 
 def _check_input(name: str, x: Array, need: str) -> Array:
@@ -95,6 +139,8 @@ def _check_input(name: str, x: Array, need: str) -> Array:
         raise ValueError(f"`{name}` must have shape (N, d), got {x.shape}; {hint}")
     if x.ndim < 2:
         raise ValueError(f"`{name}` must have shape (N, ...) with at least two axes, got {x.shape}; add the axis of N")
+    if need in ("diagonal", "full") and x.ndim not in (2, 4):
+        raise ValueError(f"`{name}` must have shape (N, H, W, C), got {x.shape}; grey images are x[..., None]")
     if 0 in x.shape[1:]:
         raise ValueError(f"`{name}` must hold at least one feature, got shape {x.shape}")
     return x

@@ -4,17 +4,18 @@ Each layer is called on features, and has two more methods: `needs(above)`, what
 covariance for what is asked of its output, and `kernel_step(state)`, from the state below it to the state above.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
-from lib.activations import Activation, identity
-from lib.kernels import Kernel, State, check_floating, input_state
+from lib.activations import Activation
+from lib.checks import check_floating, check_parameterization, check_size, scalar
+from lib.kernels import Kernel, State, at_equal_positions, check_inputs, input_state
+from lib.tiles import in_tiles, tile_edge
 
 
 class Dense(nn.Module):
@@ -35,6 +36,7 @@ class Dense(nn.Module):
         ValueError, TypeError: for a field that is none of these, or an `x` that is not a floating (N, n) array.
 
     Example:
+        >>> import jax
         >>> layer = Dense(3, W_std=1.5, b_std=0.1)
         >>> params = layer.init(jax.random.key(0), jnp.ones((2, 5)))
         >>> params["params"]["omega"].shape, layer.apply(params, jnp.ones((2, 5))).shape
@@ -52,30 +54,13 @@ class Dense(nn.Module):
         self.features = check_size("features", self.features)
         self.W_std = scalar("W_std", self.W_std)
         self.b_std = None if self.b_std is None else scalar("b_std", self.b_std)
-        _check_parameterization(self.parameterization)
+        check_parameterization(self.parameterization)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = _check_vectors(x)
-        n = x.shape[1]
-        standard = self.parameterization == "standard"
-        W_scale = jnp.asarray(self.W_std / n**0.5, x.dtype)
-        omega = self._parameter("omega", W_scale if standard else 1, (n, self.features), x)
-        h = x @ omega if standard else (x @ omega) * W_scale
-        if self.b_std is None:
-            return h
-        b_scale = jnp.asarray(self.b_std, x.dtype)
-        beta = self._parameter("beta", b_scale if standard else 1, (self.features,), x)
-        return h + (beta if standard else b_scale * beta)
-
-    def _parameter(self, name: str, std: Any, shape: tuple[int, ...], x: Array) -> Array:
-        if self.has_variable("params", name) and (found := jnp.shape(self.get_variable("params", name))) != shape:
-            raise ValueError(
-                f"`params` of {self.name or 'Dense'} hold {name} of shape {found}, but `x` of shape {x.shape} and a "
-                f"width of {self.features} need {shape}; were they made for other inputs or another network?"
-            )
-        return self.param(name, nn.initializers.normal(std), shape, x.dtype)
+        return weigh(self, x, (x.shape[1], self.features), lambda omega: x @ omega)
 
     @nn.nowrap
     def needs(self, above: str) -> str:
@@ -84,29 +69,20 @@ class Dense(nn.Module):
 
     @nn.nowrap
     def kernel_step(self, state: State) -> State:
-        """Eqs S26 and S29; standard gradients lack the factors σ_w²/n and σ_b² that scale the others."""
-        W_var = jnp.asarray(self.W_std, state.nngp.dtype) ** 2
-        b_var = jnp.asarray(0 if self.b_std is None else self.b_std, state.nngp.dtype) ** 2
-        affine = lambda k: W_var * k + b_var
-        nngp = affine(state.nngp)
-        if self.parameterization == "standard":
-            own = state.features * state.nngp + (0 if self.b_std is None else 1)
-        else:
-            own = nngp
-        return state._replace(
-            nngp=nngp,
-            ntk=own + W_var * state.ntk,
-            variance1=affine(state.variance1),
-            variance2=affine(state.variance2),
-            features=self.features,
-            gaussian=True,
-        )
+        """Eqs S26 and S29."""
+        if state.positions():
+            raise ValueError(
+                f"Dense needs vectors, but its input has positions {state.positions()[:2]}; "
+                "put Flatten() or GlobalAveragePool() before it"
+            )
+        return weigh_kernel(self, state)
 
 
 class Flatten(nn.Module):
     """One vector per example: (N, H, W, C) → (N, H W C). On vectors it does nothing.
 
-    K(x, x′) ← mean over positions p of K_pp(x, x′), and so for Θ
+    K(x, x′) ← mean over positions p of K_pp(x, x′), and so for Θ. Weights above it see all positions, each with weights
+    of its own, so that covariances between different positions need not be known.
 
     Example:
         >>> Flatten()(jnp.ones((2, 4, 4, 3))).shape
@@ -123,8 +99,12 @@ class Flatten(nn.Module):
 
     @nn.nowrap
     def kernel_step(self, state: State) -> State:
-        """The mean has been taken where the state was made."""
-        return state
+        """The mean over positions; of inputs it has been taken where the state was made."""
+        if not state.positions():
+            return state
+        flat = state.map(lambda k: jnp.mean(at_equal_positions(k, len(state.positions())), axis=(0, 1)))
+        height, width = state.positions()[:2]
+        return flat._replace(features=height * width * state.features, gaussian=False)
 
 
 class Sequential(nn.Module):
@@ -141,6 +121,7 @@ class Sequential(nn.Module):
         TypeError: for anything else, such as a bare `jnp.tanh` (`activation(jnp.tanh)` makes it one) or a string.
 
     Example:
+        >>> import jax
         >>> from lib.activations import relu
         >>> net = Sequential((Dense(64, W_std=1.5), relu, Dense(2)))
         >>> x = jnp.ones((3, 5))
@@ -159,7 +140,7 @@ class Sequential(nn.Module):
             raise TypeError(
                 f"`layers` must be a sequence of layers, got {type(self.layers).__name__}; write Sequential((…,))"
             )
-        self.layers = tuple(_check_layer(i, layer) for i, layer in enumerate(self.layers))
+        self.layers = tuple(check_layer(f"layers[{i}]", layer) for i, layer in enumerate(self.layers))
         super().__post_init__()
 
     def __call__(self, x: Array) -> Array:
@@ -187,14 +168,31 @@ class Sequential(nn.Module):
 
         Source: Lee et al. 2019, eqs S25-S29.
         """
+        x1 = check_floating("x1", x1)
+        x2 = None if x2 is None else check_floating("x2", x2)
+        need = self.needs("vectors")
+        check_inputs(x1, x2, need)
+        edge = tile_edge(x1, need)
+        if max(len(x1), 0 if x2 is None else len(x2)) <= edge:
+            return self._tile(x1, x2)
+        return in_tiles(self._tile, x1, x2, edge)
+
+    @nn.nowrap
+    def _tile(self, x1: Array, x2: Array | None = None) -> Kernel:
+        """All pairs at once."""
         state = self.kernel_step(input_state(x1, x2, self.needs("vectors")))
+        if state.positions():
+            raise ValueError(
+                f"{_place(len(self.layers) - 1, self.layers[-1])} leaves positions {state.positions()[:2]}; "
+                "put Flatten() or GlobalAveragePool() above it"
+            )
         return Kernel(state.nngp, state.ntk)
 
     @nn.nowrap
     def needs(self, above: str) -> str:
         """What the first layer needs, from the last layer down."""
         for i, layer in reversed(list(enumerate(self.layers))):
-            if not hasattr(layer, "kernel_step"):
+            if not hasattr(layer, "needs"):
                 raise ValueError(f"{_place(i, layer)} has no infinite face; `net.apply` and the empirical kernel do")
             above = layer.needs(above)
         return above
@@ -203,7 +201,7 @@ class Sequential(nn.Module):
     def kernel_step(self, state: State) -> State:
         """The layers' steps, from the first up."""
         for i, layer in enumerate(self.layers):
-            if isinstance(layer, Activation) and layer != identity and not state.gaussian:
+            if not state.gaussian and getattr(layer, "nonlinear", False):
                 raise ValueError(
                     f"{_place(i, layer)} has no infinite face, because its input is not Gaussian: a nonlinearity must "
                     "follow a layer with weights. Put a Dense before it, or use the empirical kernel"
@@ -212,27 +210,51 @@ class Sequential(nn.Module):
         return state
 
 
-def check_size(name: str, value: Any, least: int = 1) -> int:
-    """An integer of at least `least`, or an error that names the argument."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
-    return int(value)
+def weigh(layer: Any, x: Array, shape: tuple[int, ...], product: Any) -> Array:
+    """h = x W + b of a layer with the fields of Dense, whose weights ω have `shape` and act on x by `product(ω)`."""
+    standard = layer.parameterization == "standard"
+    W_scale = jnp.asarray(layer.W_std / math.prod(shape[:-1]) ** 0.5, x.dtype)
+    omega = _parameter(layer, "omega", W_scale if standard else 1, shape, x)
+    h = product(omega) if standard else product(omega) * W_scale
+    if layer.b_std is None:
+        return h
+    b_scale = jnp.asarray(layer.b_std, x.dtype)
+    beta = _parameter(layer, "beta", b_scale if standard else 1, shape[-1:], x)
+    return h + (beta if standard else b_scale * beta)
 
 
-def scalar(name: str, value: Any) -> Any:
-    """A Python float, which promotes no dtype, or a traced scalar as it is."""
-    real = isinstance(value, int | float | np.number | np.ndarray | Array) and jnp.isrealobj(value)
-    if real and jnp.ndim(value) == 0:
-        try:
-            return float(value)
-        except jax.errors.ConcretizationTypeError:
-            return value
-    raise TypeError(f"`{name}` must be a real number, got {value!r}")
+def weigh_kernel(layer: Any, state: State) -> State:
+    """Eqs S26 and S29, where `state` is that of the n inputs of one weighted sum.
+
+    Gradients in the standard parameterisation lack the factors σ_w²/n and σ_b² that scale the others.
+    """
+    W_var = jnp.asarray(layer.W_std, state.nngp.dtype) ** 2
+    b_var = jnp.asarray(0 if layer.b_std is None else layer.b_std, state.nngp.dtype) ** 2
+    affine = lambda k: W_var * k + b_var
+    nngp = affine(state.nngp)
+    if layer.parameterization == "standard":
+        own = state.features * state.nngp + (0 if layer.b_std is None else 1)
+    else:
+        own = nngp
+    return state._replace(
+        nngp=nngp,
+        ntk=own + W_var * state.ntk,
+        variance1=affine(state.variance1),
+        variance2=affine(state.variance2),
+        features=layer.features,
+        gaussian=True,
+        fresh=True,
+    )
 
 
-def _check_parameterization(value: Any) -> None:
-    if value not in ("ntk", "standard"):
-        raise ValueError(f'`parameterization` must be "ntk" or "standard", got {value!r}')
+def _parameter(layer: Any, name: str, std: Any, shape: tuple[int, ...], x: Array) -> Array:
+    if layer.has_variable("params", name) and (found := jnp.shape(layer.get_variable("params", name))) != shape:
+        raise ValueError(
+            f"`params` of {layer.name or type(layer).__name__} hold {name} of shape {found}, but `x` of shape "
+            f"{x.shape} and a width of {layer.features} need {shape}; were they made for other inputs or another "
+            "network?"
+        )
+    return layer.param(name, nn.initializers.normal(std), shape, x.dtype)
 
 
 def _check_vectors(x: Array) -> Array:
@@ -243,8 +265,8 @@ def _check_vectors(x: Array) -> Array:
     return x
 
 
-def _check_layer(i: int, layer: Any) -> Any:
-    """The layer, as an instance of its own."""
+def check_layer(name: str, layer: Any) -> Any:
+    """The layer, as an instance of its own, or an error that names the argument."""
     if isinstance(layer, Activation):
         return layer
     if isinstance(layer, nn.Module):
@@ -255,7 +277,7 @@ def _check_layer(i: int, layer: Any) -> Any:
         hint = "activation(phi) makes one of a scalar function phi"
     else:
         hint = "import it from lib, as in relu"
-    raise TypeError(f"`layers[{i}]` must be a layer or an activation, got {layer!r}; {hint}")
+    raise TypeError(f"`{name}` must be a layer or an activation, got {layer!r}; {hint}")
 
 
 def _place(i: int, layer: Any) -> str:

@@ -70,6 +70,117 @@ def fully_connected_kernel(x1, x2, activation, depth, W_std, b_std, parameteriza
     return nngp, ntk
 
 
+def image_kernel(x1, x2, layers, W_std, b_std, parameterization="ntk", channels=None):
+    """(K, Θ) of networks of images, with a readout after the `layers`; one pair of images, of positions, of pixels.
+
+    Layers: ("conv", size, stride, padding), ("pool", size, stride), ("residual", inner, shortcut), "flatten", "global",
+    "normalize", or the name of an activation.
+    """
+    b_var, bias = (0.0, 0.0) if b_std is None else (b_std**2, 1.0)
+
+    def weights(k, fan_in):
+        own = fan_in * k["12"] + bias if parameterization == "standard" else W_std**2 * k["12"] + b_var
+        return {"theta": own + W_std**2 * k["theta"]} | {pair: W_std**2 * k[pair] + b_var for pair in PAIRS}
+
+    def apply(layer, k, features):
+        if layer[0] == "conv":
+            _, size, stride, padding = layer
+            k = {name: convolved(array, size, stride, padding) for name, array in k.items()}
+            return weights(k, size**2 * features), channels
+        if layer[0] == "pool":
+            return {name: pooled(array, *layer[1:]) for name, array in k.items()}, features
+        if layer[0] == "residual":
+            inner, n = run(layer[1], k, features)
+            shortcut, _ = run(layer[2], k, features)
+            return {name: inner[name] + shortcut[name] for name in k}, n
+        if layer == "flatten":
+            h, w = k["12"].shape[:2]
+            return {
+                name: np.mean([a[p, q, p, q] for p, q in np.ndindex(h, w)]) for name, a in k.items()
+            }, h * w * features
+        if layer == "global":
+            return {name: array.mean() for name, array in k.items()}, features
+        return pointwise(layer, k), features
+
+    def run(layers, k, features):
+        for layer in layers:
+            k, features = apply(layer, k, features)
+        return k, features
+
+    nngp, ntk = np.zeros((2, len(x1), len(x2)))
+    for i, a in enumerate(np.asarray(x1, float)):
+        for j, b in enumerate(np.asarray(x2, float)):
+            gram = {
+                pair: np.tensordot(s, t, axes=(2, 2)) / a.shape[2]
+                for pair, (s, t) in zip(PAIRS, [(a, a), (a, b), (b, b)], strict=True)
+            }
+            k, features = run(layers, gram | {"theta": np.zeros_like(gram["12"])}, a.shape[2])
+            k = weights(k, features)
+            nngp[i, j], ntk[i, j] = k["12"], k["theta"]
+    return nngp, ntk
+
+
+PAIRS = ("11", "12", "22")
+
+
+def convolved(k, size, stride, padding):
+    """out[p, q] = mean over o of k[s p + o − low, s q + o − low], zero or periodic outside."""
+    image = k.shape[:2]
+    if padding == "VALID":
+        out, low = [(n - size) // stride + 1 for n in image], (0, 0)
+    else:
+        out = [-(-n // stride) for n in image]
+        low = [max((m - 1) * stride + size - n, 0) // 2 for m, n in zip(out, image, strict=True)]
+    result = np.zeros((*out, *out))
+    for index in np.ndindex(*result.shape):
+        for o in np.ndindex(size, size):
+            at = [stride * index[d] + o[d % 2] - low[d % 2] for d in range(4)]
+            if padding == "CIRCULAR":
+                at = [position % n for position, n in zip(at, k.shape, strict=True)]
+            if all(0 <= position < n for position, n in zip(at, k.shape, strict=True)):
+                result[index] += k[tuple(at)] / size**2
+    return result
+
+
+def pooled(k, size, stride):
+    out = [(n - size) // stride + 1 for n in k.shape]
+    result = np.zeros(out)
+    for index in np.ndindex(*out):
+        result[index] = k[tuple(slice(stride * i, stride * i + size) for i in index)].mean()
+    return result
+
+
+def pointwise(name, k):
+    """Of each pair of positions p, q: the duals of eqs S13-S17, or the division by the deviations."""
+    new = {pair: np.zeros_like(k[pair]) for pair in k}
+    for index in np.ndindex(*k["12"].shape):
+        p, q = index[: len(index) // 2], index[len(index) // 2 :]
+        for pair in PAIRS:
+            k11, k22 = k[2 * pair[0]][p + p], k[2 * pair[1]][q + q]
+            new[pair][index], slope = FORMULAS[name](k11, k[pair][index], k22)
+            if pair == "12":
+                new["theta"][index] = slope * k["theta"][index]
+    return new
+
+
+def arc_cosine(k11, k12, k22):
+    norm = np.sqrt(k11 * k22)
+    angle = np.arccos(np.clip(k12 / norm, -1, 1))
+    return norm * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi), (np.pi - angle) / (2 * np.pi)
+
+
+def arc_sine(k11, k12, k22):
+    product = (1 + 2 * k11) * (1 + 2 * k22)
+    return 2 / np.pi * np.arcsin(2 * k12 / np.sqrt(product)), 4 / np.pi / np.sqrt(product - 4 * k12**2)
+
+
+FORMULAS = {
+    "relu": arc_cosine,
+    "erf": arc_sine,
+    "normalize": lambda k11, k12, k22: (k12 / np.sqrt(k11 * k22), 1 / np.sqrt(k11 * k22)),
+}
+
+
 def images(n, h, w, c, phase):
     """IMG(n, h, w, c, φ)[i, a, b, k] = cos(0.9 i + 0.5 a + 0.8 b + 1.1 k + 0.1 i a + φ), the reference's images."""
     i, a, b, k = np.ogrid[:n, :h, :w, :c]

@@ -1,5 +1,6 @@
-"""Fully connected networks: the reference, a slow recursion, another library, and finite networks of large width."""
+"""Networks: the reference, a slow recursion, another library, and finite networks of large width."""
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +23,11 @@ from lib.activations import (
     sin,
     tanh,
 )
-from lib.architectures import fully_connected
+from lib.architectures import convolutional, fully_connected, wide_resnet
+from lib.convolution import Conv
 from lib.empirical import empirical_ntk
 from lib.layers import Dense, Flatten, Sequential
+from lib.pooling import AveragePool, GlobalAveragePool
 
 ACTIVATIONS = {"relu": relu, "erf": erf, "tanh": tanh}
 DEEP = {"width": 64, "depth": 3, "outputs": 1, "W_std": 1.5, "b_std": 0.1}
@@ -257,3 +260,62 @@ def test_errors_name_the_argument():
         fully_connected(0, 2, 1, relu, 1.4, 0.1)
     with pytest.raises(ValueError, match=r"`outputs` must be an integer of at least 1, got 2\.0"):
         fully_connected(8, 2, 2.0, relu, 1.4, 0.1)
+
+
+# Networks of images ---------------------------------------------------------------------------------------------------
+
+
+def test_convolutional_is_the_layers_written_by_hand():
+    conv = Conv(8, (3, 3), (1, 1), "VALID", 1.5, 0.1, "standard")
+    for pooling in (GlobalAveragePool(), Flatten(), AveragePool((2, 2))):
+        by_hand = Sequential((conv, relu, conv, relu, pooling, Flatten(), Dense(2, 1.5, 0.1, "standard")))
+        assert convolutional(8, 2, 2, relu, 1.5, 0.1, pooling, "VALID", "standard") == by_hand
+    assert convolutional(8, 1, 2, relu, 1.5, 0.1).layers[2] == GlobalAveragePool()
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_wide_resnet_is_table_s1(blocks):
+    """6 N + 3 convolutions of the same channels, two of them 1×1, on 32, 16 and 8 pixels, and a readout."""
+    net = wide_resnet(16, blocks, 10)
+    x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    params = jax.eval_shape(net.init, jax.random.key(0), x)
+    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(params))
+    expected = [(16, 10), *[(1, 1, 16, 16)] * 2, (3, 3, 3, 16), *[(3, 3, 16, 16)] * (6 * blocks)]
+    assert (set(params), shapes) == ({"params"}, sorted(expected))
+    assert jax.eval_shape(net.apply, params, x).shape == (2, 10)
+    sizes = []
+    with flax.linen.intercept_methods(lambda f, args, kwargs, context: recorded(sizes, context, f(*args, **kwargs))):
+        jax.eval_shape(net.apply, params, x)
+    assert sizes == [32] * (1 + 2 * blocks) + [16] * (1 + 2 * blocks) + [8] * (1 + 2 * blocks)
+
+
+def recorded(sizes, context, output):
+    if isinstance(context.module, Conv) and context.method_name == "__call__":
+        sizes.append(output.shape[1])
+    return output
+
+
+def test_wide_resnet_with_normalisation_has_no_kernel_and_without_has_one():
+    x = jnp.asarray(images(2, 4, 4, 3, 0.0))
+    with pytest.raises(ValueError, match=r"BatchNorm has no infinite face: .* Use the empirical kernel"):
+        wide_resnet(4).kernel(x)
+    net = wide_resnet(4, W_std=2**0.5, normalization=False)
+    k = jax.jit(net.kernel)(x)
+    assert np.isfinite(k.ntk).all()
+    # Height 4 → 2 → 1: with zeros at the edges a bound on what He's σ_w² = 2 would keep, doubled by each block.
+    assert 0 < k.nngp[0, 0] < 2 * 2**3 * float(jnp.mean(x[0] ** 2))
+
+
+def test_errors_of_networks_of_images_name_the_argument():
+    with pytest.raises(TypeError, match=r"`activation` must be an activation such as lib\.relu, got 'relu'"):
+        convolutional(8, 2, 1, "relu", 1.4, 0.1)
+    with pytest.raises(ValueError, match="`channels` must be an integer of at least 1, got 0"):
+        convolutional(0, 2, 1, relu, 1.4, 0.1)
+    with pytest.raises(ValueError, match="`depth` must be an integer of at least 0, got -1"):
+        convolutional(8, -1, 1, relu, 1.4, 0.1)
+    with pytest.raises(TypeError, match=r"`layers\[2\]` must be a layer or an activation, got 'flatten'"):
+        convolutional(8, 1, 1, relu, 1.4, 0.1, pooling="flatten")
+    with pytest.raises(ValueError, match="`blocks` must be an integer of at least 1, got 0"):
+        wide_resnet(8, 0)
+    with pytest.raises(TypeError, match="`normalization` must be True or False, got 'batch'"):
+        wide_resnet(8, normalization="batch")

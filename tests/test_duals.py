@@ -100,6 +100,14 @@ def test_relu_between_nearly_equal_inputs_keeps_half_the_digits(x64):
     np.testing.assert_allclose(0.5 - t_dot, angle / (2 * np.pi), rtol=1e-4)
 
 
+def test_the_arctangent_of_single_precision_is_as_accurate_as_its_digits():
+    """Angles from 10⁻³ to π, each to a few roundings; half of them by the polynomial of 1/tan."""
+    angle = np.linspace(1e-3, np.pi - 1e-3, 20001)
+    k12 = jnp.asarray(np.cos(angle), jnp.float32)
+    theta, _ = duals._angle(jnp.float32(1), k12, jnp.float32(1))
+    np.testing.assert_allclose(theta, np.arccos(np.asarray(k12, float)), rtol=5e-7)
+
+
 def test_erf_at_large_variance_keeps_its_digits():
     """(1 + 2k)² − 4k² = 1 + 4k, which by subtraction has no digits left in float32 at k = 10⁴."""
     k = jnp.float32(1e4)

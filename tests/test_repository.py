@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The library in reading order: a file imports only from files above it.
 ORDER = [
-    *("data", "duals", "smooth_duals", "quadrature", "kernels", "activations", "layers", "architectures"),
+    *("data", "duals", "smooth_duals", "quadrature", "checks", "kernels", "tiles", "activations"),
+    *("layers", "convolution", "pooling", "normalization", "residual", "architectures", "blocks"),
     *("linearize", "empirical", "filters", "dynamics", "linearity", "gp", "training", "span"),
     *("provenance", "scales", "records", "paper", "plotting", "slider"),
 ]
