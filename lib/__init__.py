@@ -21,6 +21,7 @@ from lib.activations import (
 )
 from lib.architectures import convolutional, fully_connected, wide_resnet
 from lib.blocks import kernel_in_blocks
+from lib.compose import averaged, decayed, then
 from lib.convolution import Conv
 from lib.data import DataError, load
 from lib.dynamics import (
@@ -41,6 +42,7 @@ from lib.kernels import Kernel
 from lib.layers import Dense, Flatten, Sequential
 from lib.linearity import Linearity, linearity
 from lib.linearize import linearize, taylor_expand
+from lib.momentum import heavy_ball, momentum_flow, nesterov
 from lib.normalization import BatchNorm, LayerNorm
 from lib.paper import paper_values
 from lib.pooling import AveragePool, GlobalAveragePool

@@ -163,16 +163,22 @@ def weight_change(net: Network, params0: PyTree, x: Array, a: Float[Array, "*t n
     return product(a)
 
 
-def max_learning_rate(theta: Float[Array, "n n *kk"], momentum: float = 0.0) -> Float[Array, ""]:
+def max_learning_rate(
+    theta: Float[Array, "n n *kk"], momentum: float = 0.0, nesterov: bool = False
+) -> Float[Array, ""]:
     """The learning rate at which the linear model stops converging: 2(1 + β)/λ_max, for the total loss.
+
+    With Nesterov momentum it is 2(1 + β)/((1 + 2β) λ_max), never more than without momentum.
 
     Args:
         theta: Θ(X, X), (N, N) or (N, N, K, K).
-        momentum: β of the heavy ball.
+        momentum: β.
+        nesterov: whether the momentum is Nesterov's and not the heavy ball's.
 
-    Source: stability of g_{i+1} = (1 + β − ηλ) g_i − β g_{i−1}.
+    Source: stability of the recurrences of `heavy_ball` and `nesterov`.
     """
-    return 2 * (1 + momentum) / jnp.linalg.eigvalsh(_as_matrix(theta))[-1]
+    limit = 2 * (1 + momentum) / (1 + 2 * momentum if nesterov else 1)
+    return limit / jnp.linalg.eigvalsh(_as_matrix(theta))[-1]
 
 
 def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:

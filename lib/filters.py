@@ -7,6 +7,7 @@ the fraction g(λ) of its residual; what it has gained, measured in the weights,
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -63,13 +64,14 @@ def descent(learning_rate: ArrayLike, steps: ArrayLike) -> Filter:
 
     Args:
         learning_rate: η for the total loss ½ Σ (f − y)²; divide by N·K to follow a mean over N·K entries.
-        steps: i, an integer or an array of integers of any shape.
+        steps: i, an integer or an array of integers of any shape, each 0 or more.
 
     Returns:
         The filter; its functions map (n,) to (*steps.shape, n).
 
     Raises:
         TypeError: when `steps` is not of an integer type.
+        ValueError: when a step is below 0.
 
     Example:
         >>> descent(0.5, 3).residual(jnp.array([1.0, 2.0])).tolist()
@@ -99,10 +101,16 @@ def descent(learning_rate: ArrayLike, steps: ArrayLike) -> Filter:
 
 
 def integer_steps(steps: ArrayLike) -> Array:
-    """`steps` as an integer array, or a TypeError."""
+    """`steps` as an array of integers from 0 on, or an error."""
     count = jnp.asarray(steps)
     if not jnp.issubdtype(count.dtype, jnp.integer):
         raise TypeError(f"`steps` must be an integer or an array of integers, got {count.dtype}; is this a time?")
+    try:
+        below = bool((count < 0).any())
+    except jax.errors.ConcretizationTypeError:  # traced: not known yet
+        below = False
+    if below:
+        raise ValueError(f"`steps` must be 0 or more, got {int(count.min())}")
     return count
 
 

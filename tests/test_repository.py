@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *("data", "duals", "smooth_duals", "quadrature", "checks", "kernels", "tiles", "activations"),
     *("layers", "convolution", "pooling", "normalization", "residual", "architectures", "blocks"),
-    *("linearize", "empirical", "filters", "dynamics", "linearity", "gp", "training", "span"),
+    *("linearize", "empirical", "filters", "momentum", "compose", "dynamics", "linearity", "gp", "training", "span"),
     *("provenance", "scales", "records", "paper", "plotting", "slider"),
 ]
 

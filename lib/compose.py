@@ -1,0 +1,117 @@
+"""Filters made of filters: one after another, averaged over their steps, or with decay toward the first weights."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from lib.filters import Filter
+
+
+def then(first: Filter, second: Filter) -> Filter:
+    """One optimiser after another: `second` starts from rest where `first` has come.
+
+    g = g₁ g₂,  h = h₁ + g₁ h₂
+
+    For descent this is a change of the learning rate. Momentum restarts at 0 in between, so the product of two heavy
+    balls of i steps is not the heavy ball of 2i steps; nor does a product describe decay, which pulls to the weights
+    before `first`.
+
+    Args:
+        first, second: filters whose times have shapes that broadcast.
+
+    Returns:
+        The filter.
+
+    Example:
+        >>> from lib.filters import descent
+        >>> then(descent(1.0, 1), descent(0.5, 1)).residual(jnp.array([0.5])).item()  # (1 − 0.5)(1 − 0.25)
+        0.375
+
+    Source: Lee et al. 2019, eq 9: f − y is all that the flow remembers.
+    """
+    return Filter(
+        lambda eigenvalues: first.residual(eigenvalues) * second.residual(eigenvalues),
+        lambda eigenvalues: first.response(eigenvalues) + first.residual(eigenvalues) * second.response(eigenvalues),
+    )
+
+
+def averaged(filter: Filter, weights: Float[Array, " i"] | None = None) -> Filter:
+    """The average of an optimiser's iterates: outputs and weights are linear in g and h, so these are averaged.
+
+    g = Σ_i w_i g_i / Σ_i w_i,  h = Σ_i w_i h_i / Σ_i w_i
+
+    `averaged(descent(η, jnp.arange(i)))` is Polyak's average of the first i iterates; there g = h_i/(ηi).
+
+    Args:
+        filter: made with an array of steps or times, of which the last axis is averaged: memory for all of them.
+        weights: w (i,), one for each entry of that axis, such as 0.9^(i−j) for an exponential average; left out,
+            all equal.
+
+    Returns:
+        The filter; its functions map (n,) to (..., n), the last axis of the steps gone.
+
+    Raises:
+        ValueError: when `filter` was made with a single step, or `weights` have another length.
+
+    Example:
+        >>> from lib.filters import descent
+        >>> averaged(descent(0.5, jnp.arange(3))).residual(jnp.ones(1)).item()  # (1 + ½ + ¼)/3
+        0.5833333...
+
+    Source: Polyak & Juditsky 1992 (`polyak1992averaging`).
+    """
+    steps = jax.eval_shape(filter.residual, jax.ShapeDtypeStruct((1,), jnp.float32)).shape[:-1]
+    if not steps:
+        raise ValueError("`filter` must be made with an array of steps to be averaged, such as jnp.arange(100)")
+    if weights is not None and weights.shape != steps[-1:]:
+        raise ValueError(f"`weights` must have shape {steps[-1:]}, the last axis of the steps, got {weights.shape}")
+    share = jnp.full(steps[-1], 1 / steps[-1]) if weights is None else weights / weights.sum()
+
+    def average(values: Array) -> Array:
+        return jnp.einsum("i,...in->...n", share.astype(values.dtype), values, precision="highest")
+
+    return Filter(
+        lambda eigenvalues: average(filter.residual(eigenvalues)),
+        lambda eigenvalues: average(filter.response(eigenvalues)),
+    )
+
+
+def decayed(filter: Filter, decay: ArrayLike) -> Filter:
+    """An optimiser whose loss includes ½ µ |θ − θ₀|²: decay toward the weights at initialisation.
+
+    h(λ) = h₀(λ + µ),  g(λ) = (µ + λ g₀(λ + µ))/(λ + µ)
+
+    `decayed(flow(t), µ)` has g = (µ + λ e^{−(λ+µ)t})/(λ + µ), h = (1 − e^{−(λ+µ)t})/(λ + µ), and at t = ∞ it is the
+    posterior mean with noise variance µ. Decay toward 0, as of `optax.add_decayed_weights`, is no filter: it also
+    changes the outputs at initialisation.
+
+    Args:
+        filter: the optimiser (g₀, h₀) without decay: flow, descent, heavy ball, Nesterov.
+        decay: µ, in units of the total loss.
+
+    Returns:
+        The filter.
+
+    Example:
+        >>> from lib.filters import flow
+        >>> decayed(flow(jnp.inf), 1.0).response(jnp.array([0.0, 1.0])).tolist()  # 1/(λ + µ)
+        [1.0, 0.5]
+
+    Source: kernel ridge regression as a flow, Hu et al. 2020 (`hu2020noisy`).
+    """
+
+    def residual(eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
+        lam, mu, total = _shifted(eigenvalues, decay)
+        pulled = (mu + lam * filter.residual(total)) / jnp.where(total > 0, total, 1.0)
+        return jnp.where(total > 0, pulled, 1.0)
+
+    def response(eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
+        return filter.response(_shifted(eigenvalues, decay)[2])
+
+    return Filter(residual, response)
+
+
+def _shifted(eigenvalues: Array, decay: ArrayLike) -> tuple[Array, Array, Array]:
+    """λ, not below 0; µ; and their sum."""
+    lam, mu = jnp.maximum(eigenvalues, 0.0), jnp.asarray(decay, eigenvalues.dtype)
+    return lam, mu, lam + mu
