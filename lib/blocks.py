@@ -55,7 +55,8 @@ def kernel_in_blocks(
     shape = jax.eval_shape(net.kernel, x1, *([] if symmetric else [x2])).nngp
     other = x1 if symmetric else x2
     edge = _largest_edge(net, x1, other, memory)
-    corners = _corners(*shape.shape, edge, symmetric)
+    n1, n2 = shape.shape
+    corners = _corners(n1, n2, edge, symmetric)
     nngp, ntk = (np.empty(shape.shape, shape.dtype) for _ in range(2))
     with tqdm(total=len(corners), desc="blocks of the kernel", disable=None) as progress:
         # Those on the diagonal last, because the last row of blocks may overlap with the one before.
@@ -112,5 +113,5 @@ def _largest_edge(net: Any, x1: Array, x2: Array, memory: int) -> int:
 def block_bytes(net: Any, x1: Array, x2: Array, edge: int) -> int:
     """What the compiled kernel of two batches of `edge` inputs takes: its inputs, its outputs and what is between."""
     a, b = (jax.ShapeDtypeStruct((edge, *x.shape[1:]), x.dtype) for x in (x1, x2))
-    stats = jax.jit(net.kernel).lower(a, b).compile().memory_analysis()
+    stats: Any = jax.jit(net.kernel).lower(a, b).compile().memory_analysis()
     return stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes

@@ -23,7 +23,7 @@ class LayerNorm(nn.Module):
         TypeError: when `epsilon` is not a real number, or `x` does not hold floating-point numbers.
 
     Example:
-        >>> LayerNorm()(jnp.array([[1.0, 3.0]])).tolist()
+        >>> LayerNorm(epsilon=0.0)(jnp.array([[1.0, 3.0]])).tolist()
         [[-1.0, 1.0]]
 
     Source: Ba, Kiros & Hinton 2016.

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from lib.kernels import Kernel
 
-# Numbers in one tile of a layer's covariances: a megabyte or two, as a core's cache holds. Measured best within 2×.
+# Numbers in one tile of a layer's covariances: a megabyte or two, as a core's cache holds.
 TILE = 2**18
 
 
@@ -39,7 +39,7 @@ def in_tiles(kernel: Callable[..., Kernel], x1: Array, x2: Array | None, edge: i
     m1, m2 = len(rows), len(columns)
     i, j = np.triu_indices(m1, 1) if x2 is None else np.indices((m1, m2)).reshape(2, -1)
     tiles = lax.map(lambda at: kernel(rows[at[0]], columns[at[1]]), (jnp.asarray(i), jnp.asarray(j)))
-    on_diagonal = lax.map(kernel, rows) if x2 is None else Kernel(None, None)
+    on_diagonal = lax.map(kernel, rows) if x2 is None else (None, None)
 
     def whole(tiles: Array, on_diagonal: Array | None) -> Array:
         k = jnp.zeros((m1, m2, *tiles.shape[1:]), tiles.dtype).at[i, j].set(tiles)
