@@ -1,0 +1,42 @@
+"""The kernels of benchmarks/kernels.py, by neural-tangents; run by its own Python, see benchmarks/peer.py."""
+
+import json
+import sys
+import time
+
+import jax
+import numpy as np
+from neural_tangents import stax
+
+
+def dense():
+    return stax.Dense(8, 2**0.5, 0.1)
+
+
+def convolution():
+    return stax.Conv(8, (3, 3), (1, 1), "SAME", 2**0.5, 0.1)
+
+
+def three(layer, *above):
+    return stax.serial(*[part for _ in range(3) for part in (layer(), stax.Relu())], *above, dense())[2]
+
+
+NETWORKS = {
+    "dense": three(dense),
+    "pooled": three(convolution, stax.GlobalAvgPool()),
+    "flattened": three(convolution, stax.Flatten()),
+}
+
+task = json.load(sys.stdin)
+results = {}
+for name, shape in task["shapes"].items():
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    kernel = jax.jit(lambda x, k=NETWORKS[name]: k(x, None, ("nngp", "ntk")))
+    first = jax.block_until_ready(kernel(x))
+    seconds = []
+    for _ in range(task["repeats"]):
+        start = time.perf_counter()
+        jax.block_until_ready(kernel(x))
+        seconds.append(time.perf_counter() - start)
+    results[name] = {"seconds": seconds, "corner": np.asarray(first.ntk[:3, :3], float).tolist()}
+print(json.dumps(results))
