@@ -36,15 +36,19 @@ from lib.dynamics import (
     weight_change,
 )
 from lib.empirical import empirical_ntk, ntk_vector_product
+from lib.evolution import evolve
 from lib.filters import Filter, descent, flow
 from lib.gp import ensemble, posterior, readout_ensemble
 from lib.kernels import Kernel
 from lib.layers import Dense, Flatten, Sequential
+from lib.layerwise import empirical_ntk_by_layer
 from lib.linearity import Linearity, linearity
 from lib.linearize import linearize, taylor_expand
 from lib.momentum import heavy_ball, momentum_flow, nesterov
 from lib.normalization import BatchNorm, LayerNorm
+from lib.optimizers import descend
 from lib.paper import paper_values
+from lib.paths import NtkPath, explain_ntk
 from lib.pooling import AveragePool, GlobalAveragePool
 from lib.records import Claims, glue, provenance_line, recorded
 from lib.residual import Residual

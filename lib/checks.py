@@ -34,6 +34,14 @@ def scalar(name: str, value: Any) -> Any:
     raise TypeError(f"`{name}` must be a real number, got {value!r}")
 
 
+def known(condition: Array) -> bool:
+    """Whether a condition is known to hold: inside `jit` it may not be known yet."""
+    try:
+        return bool(condition)
+    except jax.errors.ConcretizationTypeError:
+        return False
+
+
 def check_parameterization(value: Any) -> None:
     """Or an error that names the argument."""
     if value not in ("ntk", "standard"):

@@ -45,7 +45,7 @@ def decompose(theta: Float[Array, "n n *kk"]) -> Spectrum:
 
     Source: the diagonalisation behind Lee et al. 2019, eqs 8-11.
     """
-    eigenvalues, eigenvectors = jnp.linalg.eigh(_as_matrix(theta))
+    eigenvalues, eigenvectors = jnp.linalg.eigh(as_matrix(theta))
     floor = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
     return Spectrum(jnp.where(eigenvalues > floor, eigenvalues, 0.0), eigenvectors)
 
@@ -178,7 +178,7 @@ def max_learning_rate(
     Source: stability of the recurrences of `heavy_ball` and `nesterov`.
     """
     limit = 2 * (1 + momentum) / (1 + 2 * momentum if nesterov else 1)
-    return limit / jnp.linalg.eigvalsh(_as_matrix(theta))[-1]
+    return limit / jnp.linalg.eigvalsh(as_matrix(theta))[-1]
 
 
 def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:
@@ -189,11 +189,11 @@ def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:
 
     Source: Lee et al. 2019, section 2.4.
     """
-    eigenvalues = jnp.linalg.eigvalsh(_as_matrix(theta))
+    eigenvalues = jnp.linalg.eigvalsh(as_matrix(theta))
     return 2 / (eigenvalues[0] + eigenvalues[-1])
 
 
-def _as_matrix(theta: Array) -> Array:
+def as_matrix(theta: Array) -> Array:
     """(N, N) as it is; (N, N, K, K) as (N·K, N·K), example by example."""
     square = theta.ndim in (2, 4) and theta.shape[0] == theta.shape[1] and theta.shape[2:3] == theta.shape[3:4]
     if not square:

@@ -7,9 +7,10 @@ the fraction g(λ) of its residual; what it has gained, measured in the weights,
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
+
+from lib.checks import known
 
 
 class Filter(NamedTuple):
@@ -105,11 +106,7 @@ def integer_steps(steps: ArrayLike) -> Array:
     count = jnp.asarray(steps)
     if not jnp.issubdtype(count.dtype, jnp.integer):
         raise TypeError(f"`steps` must be an integer or an array of integers, got {count.dtype}; is this a time?")
-    try:
-        below = bool((count < 0).any())
-    except jax.errors.ConcretizationTypeError:  # traced: not known yet
-        below = False
-    if below:
+    if known((count < 0).any()):
         raise ValueError(f"`steps` must be 0 or more, got {int(count.min())}")
     return count
 

@@ -1,0 +1,130 @@
+"""The linear model's training under any loss, in function space: an equation for the coefficients a of ω = J₀ᵀ a.
+
+No parameters are in sight: a step costs N²K for a kernel Θ ⊗ I_K and N²K² for a full one, however wide the network.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from lib.checks import known
+from lib.dynamics import as_matrix
+
+Loss = Callable[[Array, Array], Array]
+DOPRI5 = diffrax.Dopri5()
+MAX_STEPS = 10**6
+
+
+def evolve(
+    loss: Loss,
+    theta_xx: Float[Array, "n n *kk"],
+    y: Float[Array, "n k"],
+    f0_x: Float[Array, "n k"],
+    steps: ArrayLike,
+    learning_rate: float = 1.0,
+    momentum: float | None = None,
+    solver: diffrax.AbstractSolver = DOPRI5,
+    tolerance: float | None = None,
+) -> Float[Array, "*t n k"]:
+    """Trains the linear model in continuous time, under any loss L, by an ordinary differential equation.
+
+    ȧ = −∂L/∂f(f₀ + Θa) over t = η · steps; with momentum ä = β̃ȧ − ∂L/∂f(f₀ + Θa), β̃ = (β − 1)/√η, over s = √η · steps
+
+    Under squared loss this is what `flow` and `momentum_flow` give in closed form.
+
+    Args:
+        loss: `loss(f, y)` → the total loss, one number. A mean over N·K entries is the same run with the learning rate
+            divided by N·K.
+        theta_xx: Θ(X, X), (N, N) for Θ ⊗ I_K or (N, N, K, K).
+        y: targets (N, K).
+        f0_x: outputs at initialisation (N, K).
+        steps: a number or an array of any shape; fractions are allowed.
+        learning_rate: η.
+        momentum: β of the heavy ball; left out, gradient flow.
+        solver: of Diffrax. An explicit one takes about λ_max t/3 steps; where that is too many, as for ill-conditioned
+            kernels at late times, `diffrax.Kvaerno5()` is implicit: fewer steps, of cost (N·K)³ each.
+        tolerance: root mean square error per step that is allowed in the outputs; left out, √eps of their dtype.
+
+    Returns:
+        a, (..., N, K), with the shape of `steps` in front. Outputs are f₀(x) + `kernel_product`(Θ(x, X), a), and the
+        weights' `weight_change`(net, params0, x, a).
+
+    Raises:
+        ValueError: when shapes do not fit, the loss is not one number, or a step is below 0.
+        RuntimeError: when a million steps of the solver do not suffice.
+
+    Example:
+        >>> half_square = lambda f, y: 0.5 * jnp.sum((f - y) ** 2)
+        >>> one = jnp.ones((1, 1))
+        >>> round(evolve(half_square, one, one, 0 * one, steps=2).item(), 3)  # 1 − e⁻²
+        0.865
+
+    Source: Lee et al. 2019, eqs 6-7, S3-S4 and S6-S11; Dopri5 as there.
+    """
+    check_problem(loss, theta_xx, y, f0_x)
+    steps = jnp.asarray(steps, f0_x.dtype)
+    if known((steps < 0).any()):
+        raise ValueError(f"`steps` must be 0 or more, got {steps.min()}")
+    if tolerance is None:
+        tolerance = float(jnp.finfo(f0_x.dtype).eps) ** 0.5
+    rate = jnp.asarray(learning_rate, f0_x.dtype)
+    times, friction = (rate * steps, None) if momentum is None else (rate**0.5 * steps, (1 - momentum) / rate**0.5)
+    a, finished = _integrate(loss, solver, theta_xx, y, f0_x, times, friction, tolerance)
+    if known(~finished):
+        raise RuntimeError(
+            f"`solver` did not reach {steps.max()} `steps` in {MAX_STEPS:,} of its own: for a stiff equation try "
+            "solver=diffrax.Kvaerno5(), and see whether the loss is finite"
+        )
+    return a
+
+
+def check_problem(loss: Loss, theta_xx: Array, y: Array, f0_x: Array) -> None:
+    """Or an error that names the argument."""
+    if y.ndim != 2:
+        raise ValueError(f"`y` must have shape (N, K), got {y.shape}; a single output is (N, 1)")
+    if f0_x.shape != y.shape:
+        raise ValueError(f"`f0_x` must have the shape of `y`, {y.shape}, got {f0_x.shape}")
+    n, k = y.shape
+    if theta_xx.shape not in ((n, n), (n, n, k, k)):
+        raise ValueError(f"`theta_xx` must have shape {(n, n)} or {(n, n, k, k)}, got {theta_xx.shape}; is it Θ(x, X)?")
+    value = jax.eval_shape(loss, f0_x, y)
+    if value.shape != ():
+        raise ValueError(f"`loss` must return one number, got an array of shape {value.shape}; sum over examples")
+
+
+def multiplication(theta_xx: Float[Array, "n n *kk"]) -> Callable[[Array], Array]:
+    """a ↦ Θ(X, X) a for a (N, K), with Θ laid out as a matrix once."""
+    matrix = as_matrix(theta_xx)
+    return lambda a: jnp.matmul(matrix, a.reshape(len(matrix), -1), precision="highest").reshape(a.shape)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _integrate(loss, solver, theta_xx, y, f0_x, times, friction, tolerance):
+    multiply = multiplication(theta_xx)
+    force = lambda a: -jax.grad(loss)(f0_x + multiply(a), y)
+
+    def field(time, state, args):
+        a, *velocity = state
+        return (force(a),) if friction is None else (velocity[0], force(a) - friction * velocity[0])
+
+    order = jnp.argsort(times.ravel())
+    start = (jnp.zeros_like(f0_x),) * (1 if friction is None else 2)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        solver,
+        t0=0.0,
+        t1=times.max(),
+        dt0=None,
+        y0=start,
+        saveat=diffrax.SaveAt(ts=times.ravel()[order], fn=lambda time, state, args: state[0]),
+        # |Θ δa| ≤ ‖Θ‖ |δa|: what the outputs may err by, the coefficients may by less.
+        stepsize_controller=diffrax.PIDController(rtol=0.0, atol=tolerance / jnp.linalg.norm(theta_xx)),
+        max_steps=MAX_STEPS,
+        throw=False,
+    )
+    a = jnp.zeros((times.size, *f0_x.shape), f0_x.dtype).at[order].set(solution.ys)
+    return a.reshape(*times.shape, *f0_x.shape), solution.result == diffrax.RESULTS.successful
