@@ -42,6 +42,7 @@ from lib.gp import ensemble, posterior, readout_ensemble
 from lib.kernels import Kernel
 from lib.layers import Dense, Flatten, Sequential
 from lib.layerwise import empirical_ntk_by_layer
+from lib.likelihood import log_marginal_likelihood, sample
 from lib.linearity import Linearity, linearity
 from lib.linearize import linearize, taylor_expand
 from lib.momentum import heavy_ball, momentum_flow, nesterov

@@ -1,5 +1,7 @@
 """Kernels that do not fit at once: blocks of a stated memory, over the devices at hand."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
 from lib.checks import check_size
@@ -62,9 +64,10 @@ def kernel_in_blocks(
         # Those on the diagonal last, because the last row of blocks may overlap with the one before.
         for on_diagonal in (False, True):
             chosen = [(i, j) for i, j in corners if (symmetric and i == j) == on_diagonal]
-            for (i, j), block in _blocks(net, x1, other, chosen, edge, on_diagonal, mesh):
+            block = partial(_block, net, edge, on_diagonal)
+            for (i, j), kernel in on_devices(block, (x1, other), chosen, mesh):
                 rows, columns = slice(i, i + edge), slice(j, j + edge)
-                for whole, part in zip((nngp, ntk), block, strict=True):
+                for whole, part in zip((nngp, ntk), kernel, strict=True):
                     whole[rows, columns] = part
                     if symmetric:
                         whole[columns, rows] = part.T
@@ -72,23 +75,27 @@ def kernel_in_blocks(
     return Kernel(jnp.asarray(nngp), jnp.asarray(ntk))
 
 
-def _blocks(net: Any, x1: Array, x2: Array, corners: list, edge: int, on_diagonal: bool, mesh: Mesh) -> Any:
-    """((i, j), (nngp, ntk)) of each block, as many at a time as there are devices."""
+def _block(net: Sequential, edge: int, on_diagonal: bool, inputs: tuple[Array, Array], i: Array, j: Array) -> Kernel:
+    a, b = (lax.dynamic_slice_in_dim(x, start, edge) for x, start in zip(inputs, (i, j), strict=True))
+    return net.kernel(a) if on_diagonal else net.kernel(a, b)
 
-    def one_each(x1, x2, corners):
-        i, j = corners[lax.axis_index(mesh.axis_names)]
-        a, b = lax.dynamic_slice_in_dim(x1, i, edge), lax.dynamic_slice_in_dim(x2, j, edge)
-        return lax.all_gather(net.kernel(a) if on_diagonal else net.kernel(a, b), mesh.axis_names)
+
+def on_devices(block: Callable, inputs: PyTree, corners: list[tuple[int, int]], mesh: Mesh) -> Iterator[tuple]:
+    """(corner, `block(inputs, *corner)` on the host) of each corner, as many at a time as there are devices."""
+
+    def one_each(inputs: PyTree, corners: Array) -> PyTree:
+        return lax.all_gather(block(inputs, *corners[lax.axis_index(mesh.axis_names)]), mesh.axis_names)
 
     everywhere = PartitionSpec()
     # Every process holds the result of all: what leaves the program is the same everywhere, which JAX need not prove.
     program = jax.jit(jax.shard_map(one_each, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False))
-    inputs = np.asarray(x1), np.asarray(x2)
+    inputs = jax.tree.map(np.asarray, inputs)
     for start in range(0, len(corners), mesh.size):
         group = corners[start : start + mesh.size]
         padded = group + group[-1:] * (mesh.size - len(group))
-        nngp, ntk = (np.asarray(k) for k in program(*inputs, np.asarray(padded)))
-        yield from zip(group, zip(nngp, ntk, strict=False), strict=False)
+        results = jax.tree.map(np.asarray, program(inputs, np.asarray(padded)))
+        for k, corner in enumerate(group):
+            yield corner, jax.tree.map(lambda leaf, k=k: leaf[k], results)
 
 
 def _corners(n1: int, n2: int, edge: int, symmetric: bool) -> list[tuple[int, int]]:

@@ -68,11 +68,16 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = check_images("Conv", x)
-        padded = _pad(x, [(1,), (2,)], self._pads(x.shape[1:3]), self.padding)
+        padded = self.padded(x)
         convolve = lambda omega: lax.conv_general_dilated(
             padded, omega, self.strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         return weigh(self, x, (*self.window, x.shape[3], self.features), convolve)
+
+    @nn.nowrap
+    def padded(self, x: Array) -> Array:
+        """Images (N, H, W, C) with what the window finds around them, so that it lies inside wherever it goes."""
+        return _pad(x, [(1,), (2,)], self._pads(x.shape[1:3]), self.padding)
 
     @nn.nowrap
     def needs(self, above: str) -> str:

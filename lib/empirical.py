@@ -1,37 +1,60 @@
 """The neural tangent kernel of a network at finite width."""
 
-from functools import partial
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
+from tqdm import tqdm
 
+from lib.blocks import on_devices
+from lib.jacobian import contract, jacobian, products
+from lib.layerwise import layer_factors, sum_of_layers
 from lib.linearize import Network, as_apply_fn
+from lib.paths import NtkPath, explain_ntk
 
 
 def empirical_ntk(
-    net: Network, params: PyTree, x1: Array, x2: Array | None = None, memory: int = 2**30
+    net: Network,
+    params: PyTree,
+    x1: Array,
+    x2: Array | None = None,
+    memory: int = 2**30,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "n1 n2 k k"]:
     """The finite-width neural tangent kernel at given parameters.
 
     Θ̂(x, x′) = J(x) J(x′)ᵀ, with J(x) = ∇_θ f(θ, x) of shape (K, P)
 
-    Jacobians of a block of examples at a time are contracted, leaf by leaf; with `x2` left out only the blocks on and
-    above the diagonal. Examples must not influence each other's outputs: the function is differentiated one example at
-    a time, so for batch normalisation this is the wrong kernel.
+    The way there is chosen by the network and the sizes, and `explain_ntk` tells which it is: where every parameter is
+    one of Dense or Conv, layer by layer, without a Jacobian; else by the contraction of Jacobians, or column by column
+    through ntk-vector products, whichever takes fewer operations. In blocks of examples; with `x2` left out only those
+    on and above the diagonal.
+
+    With BatchNorm examples act on each other. Then each batch is differentiated whole, with statistics of its own: Θ̂
+    is J(x1) J(x2)ᵀ with f(θ, x1) and f(θ, x2), and Θ̂ of a part of a batch is not a part of Θ̂. BatchNorm is seen in
+    Flax modules; the examples of a bare function must not act on each other (`ntk_vector_product` allows it).
 
     Args:
         net: a Flax module, or any pure `apply_fn(params, x)` → (N, K).
         params: θ, P numbers in all.
         x1: inputs, first axis N1.
         x2: inputs, first axis N2; left out it is `x1`.
-        memory: bytes that two blocks of Jacobians may take together.
+        memory: bytes that the work on a block may take, the parameters and the result apart.
+        mesh: devices that take one block each at a time, as in `kernel_in_blocks`; with it, not traceable.
 
     Returns:
         Θ̂ (N1, N2, K, K); entry [i, j, a, b] = ⟨∇f_a(x1_i), ∇f_b(x2_j)⟩, in the parameters' dtype.
 
     Raises:
-        ValueError: when `x1` and `x2` differ in anything but their first axis, or `net` does not return (N, K).
+        ValueError: when `x1` and `x2` differ in anything but their first axis, `net` does not return (N, K), or a
+            single example takes more than `memory`.
 
     Example:
         >>> linear = lambda params, x: x @ params
@@ -41,27 +64,30 @@ def empirical_ntk(
 
     Source: Lee et al. 2019, eq 4.
     """
-    outputs = _check_inputs(net, params, x1, x2)
-    itemsize = max(leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    size = sum(leaf.size for leaf in jax.tree.leaves(params)) * itemsize * outputs
-    rows = max(1, int(memory // (2 * size)))
-
+    path = explain_ntk(net, params, x1, x2, memory)
     symmetric = x2 is None
-    x2 = x1 if x2 is None else x2
+    x2 = x1 if symmetric else x2
+    (starts1, rows1), (starts2, rows2) = (_starts(len(x), path.rows) for x in (x1, x2))
+    corners = [(i, j) for i in starts1 for j in starts2 if i <= j or not symmetric]
+    steps = _steps(net, path, memory)
+
+    def block(inputs: tuple[PyTree, Array, Array], i: Array, j: Array) -> Array:
+        params, x1, x2 = inputs
+        return steps.contract(params, steps.factors(params, x1, i, rows1), steps.factors(params, x2, j, rows2))
+
+    if mesh is None:
+        results = _one_by_one(steps, (params, x1, x2), corners, (rows1, rows2), symmetric)
+    else:
+        results = on_devices(block, (params, x1, x2), corners, mesh)
     blocks = {}
-    for i in range(0, len(x1), rows):
-        j1 = _jacobian(net, params, x1[i : i + rows])
-        for j in range(i if symmetric else 0, len(x2), rows):
-            j2 = j1 if symmetric and i == j else _jacobian(net, params, x2[j : j + rows])
-            blocks[i, j] = _contract(j1, j2)
-            if symmetric and i != j:
-                blocks[j, i] = blocks[i, j].transpose(1, 0, 3, 2)
-    return jnp.concatenate(
-        [
-            jnp.concatenate([blocks[i, j] for j in range(0, len(x2), rows)], axis=1)  # (rows, N2, K, K)
-            for i in range(0, len(x1), rows)
-        ]
-    )
+    for (i, j), theta in tqdm(results, "blocks of the empirical kernel", len(corners), disable=None):
+        blocks[i, j] = theta
+        if symmetric and i != j:
+            blocks[j, i] = theta.transpose(1, 0, 3, 2)
+    # A block counts up to where the next one starts.
+    new1, new2 = (dict(zip(s, np.diff([*s, len(x)]), strict=True)) for s, x in ((starts1, x1), (starts2, x2)))
+    row = lambda i: jnp.concatenate([blocks[i, j][: new1[i], : new2[j]] for j in starts2], axis=1)
+    return jnp.concatenate([row(i) for i in starts1])
 
 
 def ntk_vector_product(
@@ -99,30 +125,44 @@ def ntk_vector_product(
     return jax.jvp(lambda theta: apply_fn(theta, x1), (params,), (omega,))[1]
 
 
-def _check_inputs(net: Network, params: PyTree, x1: Array, x2: Array | None) -> int:
-    """The number of outputs K, after checking that inputs fit each other and the network."""
-    if x2 is not None and x2.shape[1:] != x1.shape[1:]:
-        raise ValueError(f"`x2` must have the shape of `x1` after its first axis, {x1.shape[1:]}, got {x2.shape[1:]}")
-    f = jax.eval_shape(as_apply_fn(net), params, x1)
-    if f.ndim != 2 or f.shape[0] != x1.shape[0]:
-        raise ValueError(f"`net` must return outputs of shape (N, K) with N = {x1.shape[0]}, got {f.shape}")
-    return f.shape[1]
+class _Steps(NamedTuple):
+    """A path as code: what is kept of a block of examples, and Θ̂ of two such blocks."""
+
+    factors: Callable[[PyTree, Array, Any, int], PyTree]
+    contract: Callable[[PyTree, PyTree, PyTree | None], Array]
 
 
-@partial(jax.jit, static_argnums=0)
-def _jacobian(net: Network, params: PyTree, x: Array) -> PyTree:
-    """∇_θ f of each example: leaves (N, K, *leaf.shape)."""
-    apply_fn = as_apply_fn(net)
-    one = lambda x_i: jax.jacrev(lambda theta: apply_fn(theta, x_i[None])[0])(params)
-    return jax.vmap(one)(x)
+def _steps(net: Network, path: NtkPath, memory: int) -> _Steps:
+    """`factors(params, x, start, rows)` and `contract(params, one, two)`; `two=None` means that the two are one."""
+    part = lax.dynamic_slice_in_dim
+    if path.name == "layers":
+        return _Steps(
+            lambda params, x, start, rows: layer_factors(net, params, part(x, start, rows)),
+            lambda params, one, two: sum_of_layers(path.layers, memory // 2, one, two),
+        )
+    if path.name == "jacobian":
+        return _Steps(
+            lambda params, x, start, rows: jacobian(net, path.coupled, rows, params, x, start),
+            lambda params, one, two: contract(one, one if two is None else two),
+        )
+    return _Steps(
+        lambda params, x, start, rows: part(x, start, rows),
+        lambda params, one, two: products(net, path.coupled, params, one, one if two is None else two),
+    )
 
 
-@jax.jit
-def _contract(j1: PyTree, j2: PyTree) -> Float[Array, "n1 n2 k k"]:
-    """Σ over leaves of ⟨J₁, J₂⟩."""
+def _one_by_one(steps: _Steps, inputs: tuple, corners: list, rows: tuple[int, int], symmetric: bool) -> Iterator[tuple]:
+    """(corner, block) of each corner; what is kept of the first batch serves a row of blocks."""
+    params, x1, x2 = inputs
+    for i, row in groupby(corners, key=itemgetter(0)):
+        one = steps.factors(params, x1, i, rows[0])
+        for _, j in row:
+            two = None if symmetric and i == j else steps.factors(params, x2, j, rows[1])
+            yield (i, j), steps.contract(params, one, two)
 
-    def leaf(a, b):
-        a, b = a.reshape(*a.shape[:2], -1), b.reshape(*b.shape[:2], -1)
-        return jnp.einsum("nkp,mlp->nmkl", a, b, precision="highest")
 
-    return jax.tree.reduce(jnp.add, jax.tree.map(leaf, j1, j2))
+def _starts(n: int, most: int) -> tuple[list[int], int]:
+    """Where blocks of at most so many of n examples start, and their rows: of one shape, the last two may overlap."""
+    count = -(-n // min(most, n))
+    rows = -(-n // count)
+    return [min(k * rows, n - rows) for k in range(count)], rows

@@ -1,4 +1,4 @@
-"""Small networks as bare functions, for tests that must not depend on our own modules."""
+"""Small networks as bare functions, for tests that must not depend on our own modules, and their plainest Θ̂."""
 
 import jax
 import jax.numpy as jnp
@@ -49,3 +49,10 @@ def waves(n, d, phase):
 def shifted(params):
     """Every parameter × 1.1 + 0.05."""
     return jax.tree.map(lambda p: p * 1.1 + 0.05, params)
+
+
+def dense_ntk(apply_fn, params, x1, x2):
+    """J Jᵀ with the whole Jacobian of the whole batch as one matrix."""
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    jacobian = jax.jit(jax.jacobian(lambda p, x: apply_fn(unravel(p), x)))  # (N, K, P)
+    return np.einsum("nkp,mlp->nmkl", jacobian(flat, x1), jacobian(flat, x2))

@@ -5,16 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tolerance
-from networks import deep_network, reference_network, shifted, small_network
+from networks import deep_network, dense_ntk, reference_network, shifted, small_network
 
 from lib import empirical_ntk, linearize, ntk_vector_product
-
-
-def dense_ntk(net, params, x1, x2):
-    """J Jᵀ with the whole Jacobian of the whole batch as one matrix."""
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
-    jacobian = jax.jacobian(lambda p, x: net(unravel(p), x))  # (N, K, P)
-    return jnp.einsum("nkp,mlp->nmkl", jacobian(flat, x1), jacobian(flat, x2), precision="highest")
 
 
 def test_it_is_the_contraction_of_the_dense_jacobian():

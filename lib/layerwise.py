@@ -1,0 +1,178 @@
+"""The finite-width tangent kernel, layer by layer, without the Jacobian."""
+
+import math
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from lib.backprop import NotLayered, backprop, weighted_layers
+from lib.convolution import Conv
+from lib.jacobian import check_batches
+
+# The input x (N, ...) of a layer, and the derivatives δ (K, N, ...) of the network's outputs by the layer's.
+Factors = tuple[Array, Array]
+
+
+def empirical_ntk_by_layer(
+    net: nn.Module, params: PyTree, x1: Array, x2: Array | None = None
+) -> dict[str, Float[Array, "n1 n2 k k"]]:
+    """The share of every layer in the finite-width tangent kernel; their sum is `empirical_ntk`.
+
+    Θ̂_l(x, x′)_ab = Σ_pq (σ_w²/n x_p·x′_q + σ_b²) δ_ap·δ′_bq,  δ_ap = ∂f_a/∂h_p
+
+    with p and q over the positions of a convolution, where x_p are the n inputs within the window at p; a dense layer
+    has one. In the standard parameterisation σ_w²/n and σ_b² are 1. Without a bias the second term is missing.
+
+    Args:
+        net: a network whose parameters are all those of Dense and Conv.
+        params: θ.
+        x1: inputs, (N1, ...).
+        x2: inputs, (N2, ...); left out it is `x1`.
+
+    Returns:
+        Θ̂_l (N1, N2, K, K) of each layer, by its name in `params`, from the first up.
+
+    Raises:
+        TypeError: when `net` is not a Flax module.
+        ValueError: when parameters act elsewhere than in Dense and Conv, or examples on each other; when `x1` and `x2`
+            differ in anything but their first axis, or `net` does not return (N, K).
+
+    Example:
+        >>> from lib import fully_connected, relu
+        >>> net, x = fully_connected(64, 1, 2, relu, W_std=1.4, b_std=0.1), jnp.eye(3)
+        >>> layers = empirical_ntk_by_layer(net, net.init(jax.random.key(0), x), x)
+        >>> {name: theta.shape for name, theta in layers.items()}
+        {'layers_1': (3, 3, 2, 2), 'layers_3': (3, 3, 2, 2)}
+
+    Source: Lee et al. 2019, eq 4, by the chain rule; Novak et al. 2022.
+    """
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"`net` must be a Flax module, whose layers can be told apart, got {type(net).__name__}")
+    check_batches(net, params, x1, x2)
+    try:
+        layers = weighted_layers(net, params, x1)
+    except NotLayered as error:
+        raise ValueError(f"`net` has no kernel by layer, because {error}; `empirical_ntk` takes it whole") from error
+    one = layer_factors(net, params, x1)
+    two = None if x2 is None else layer_factors(net, params, x2)
+    return {name: layer_ntk(call.layer, one[name], two and two[name]) for name, call in layers.items()}
+
+
+@partial(jax.jit, static_argnums=0)
+def layer_factors(net: nn.Module, params: PyTree, x: Array) -> dict[str, Factors]:
+    """x and δ of every layer, by its name: one forward pass and K backward ones."""
+    return backprop(net, params, x)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def sum_of_layers(layers: tuple, memory: int, one: dict, two: dict | None) -> Float[Array, "n1 n2 k k"]:
+    """Θ̂ of the (name, layer) in `layers`."""
+    return reduce(jnp.add, [layer_ntk(layer, one[name], two and two[name], memory) for name, layer in layers])
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def layer_ntk(layer: Any, one: Factors, two: Factors | None, memory: int = 2**30) -> Float[Array, "n1 n2 k k"]:
+    """The share of one layer, Dense or Conv.
+
+    Args:
+        layer: with the fields of Dense, and without parameters.
+        one, two: x and δ of two batches; `two=None` means that they are the same.
+        memory: bytes that the work on a convolution's weights may take.
+    """
+    (x1, delta1), (x2, delta2) = one, one if two is None else two
+    if not isinstance(layer, Conv):
+        W_var, b_var = _gradient_variances(layer, x1.shape[1], delta1.dtype)
+        return (W_var * _gram(x1, x2) + b_var)[..., None, None] * _gram_of_deltas(delta1, delta2)
+
+    images1, images2 = layer.padded(x1), layer.padded(x2)
+    patches = jax.eval_shape(partial(_patches, layer), images1[0])  # (P, n)
+    W_var, b_var = _gradient_variances(layer, patches.shape[1], delta1.dtype)
+    delta1, delta2 = (delta.reshape(*delta.shape[:2], patches.shape[0], -1) for delta in (delta1, delta2))
+    positions, inputs = patches.shape
+    by_positions, by_gradients = _operations(len(x1), len(x2), len(delta1), positions, inputs, layer.features)
+    row = (len(delta1) * positions) ** 2 * len(x2) * delta1.dtype.itemsize
+    if by_positions < by_gradients and row <= memory:
+        own = _by_positions(layer, (images1, delta1), (images2, delta2))
+    else:
+        own = _by_gradients(layer, (images1, delta1), None if two is None else (images2, delta2), memory)
+    return W_var * own + b_var * _gram_of_deltas(delta1.sum(2), delta2.sum(2))
+
+
+def _operations(n1: int, n2: int, outputs: int, positions: int, inputs: int, features: int) -> tuple[int, int]:
+    """Multiplications of a convolution's share, by pairs of positions and by the gradients of each example."""
+    by_positions = n1 * n2 * positions**2 * (inputs + outputs**2 * (features + 1))
+    by_gradients = outputs * inputs * features * ((n1 + n2) * positions + n1 * n2 * outputs)
+    return by_positions, by_gradients
+
+
+def _by_positions(layer: Conv, one: Factors, two: Factors) -> Array:
+    """Σ_pq (x_p·x′_q) (δ_ap·δ′_bq), one example of the first batch after the other."""
+    patches = partial(_patches, layer)
+    x2, delta2 = jax.vmap(patches)(two[0]), two[1]
+
+    def row(example: Factors) -> Array:
+        covariance = jnp.einsum("pi,mqi->pmq", patches(example[0]), x2, precision="highest")
+        products = jnp.einsum("kpo,lmqo->kpmlq", example[1], delta2, precision="highest")
+        return jnp.einsum("pmq,kpmlq->mkl", covariance, products, precision="highest")
+
+    return lax.map(row, (one[0], one[1].swapaxes(0, 1)))
+
+
+def _by_gradients(layer: Conv, one: Factors, two: Factors | None, memory: int) -> Array:
+    """⟨G_a, G′_b⟩ with G_a = Σ_p x_p δ_apᵀ, for as many features at a time as fit into memory.
+
+    Patches are nine times the images: made for one example at a time they stay in the processor's cache.
+    """
+    patches = partial(_patches, layer)
+
+    def gradients(images: Array, deltas: Array) -> Array:  # (N, K, n features)
+        product = lambda example: jnp.einsum("kpo,pi->koi", example[1], patches(example[0]), precision="highest")
+        return lax.map(product, (images, deltas)).reshape(*deltas.shape[:2], -1)
+
+    batches = [one] if two is None else [one, two]
+    size = math.prod(jax.eval_shape(patches, one[0][0]).shape[1:]) * one[1].dtype.itemsize
+    rooms = [c for c in range(1, layer.features + 1) if layer.features % c == 0]
+    size *= sum(math.prod(delta.shape[:2]) for _, delta in batches)
+    chunk = max((c for c in rooms if c * size <= memory), default=1)
+
+    def add(total: Array, deltas: list[Array]) -> tuple[Array, None]:
+        g = [gradients(images, delta) for (images, _), delta in zip(batches, deltas, strict=True)]
+        return total + _gram(g[0], g[-1], "nkg,mlg->nmkl"), None
+
+    # (K, N, P, features) → (chunks, N, K, P, features of a chunk)
+    chunks = [jnp.moveaxis(delta.reshape(*delta.shape[:3], -1, chunk), (3, 0), (0, 2)) for _, delta in batches]
+    n1, n2, outputs = len(batches[0][0]), len(batches[-1][0]), len(one[1])
+    return lax.scan(add, jnp.zeros((n1, n2, outputs, outputs), one[1].dtype), chunks)[0]
+
+
+def _patches(layer: Conv, padded: Array) -> Array:
+    """What the window sees at each of its P positions on one padded image: (P, n)."""
+    (height, width), (down, right) = layer.window, layer.strides
+    rows, columns = ((size - w) // s + 1 for size, w, s in zip(padded.shape, layer.window, layer.strides, strict=False))
+
+    def shifted(a: int, b: int) -> Array:
+        stop = a + (rows - 1) * down + 1, b + (columns - 1) * right + 1, padded.shape[2]
+        return lax.slice(padded, (a, b, 0), stop, (down, right, 1)).reshape(rows * columns, -1)
+
+    return jnp.concatenate([shifted(a, b) for a in range(height) for b in range(width)], axis=1)
+
+
+def _gradient_variances(layer: Any, fan_in: int, dtype: Any) -> tuple[Any, Any]:
+    """(∂W/∂ω)² and (∂b/∂β)²."""
+    if layer.parameterization == "standard":
+        return 1, 0 if layer.b_std is None else 1
+    W_scale, b_scale = layer.W_std / fan_in**0.5, 0 if layer.b_std is None else layer.b_std
+    return jnp.asarray(W_scale, dtype) ** 2, jnp.asarray(b_scale, dtype) ** 2
+
+
+def _gram(a: Array, b: Array, formula: str = "ni,mi->nm") -> Array:
+    return jnp.einsum(formula, a, b, precision="highest")
+
+
+def _gram_of_deltas(delta1: Array, delta2: Array) -> Array:
+    return _gram(delta1, delta2, "kno,lmo->nmkl")
