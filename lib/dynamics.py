@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lib.filters import Filter
 from lib.linearize import Network, as_apply_fn
@@ -164,7 +164,7 @@ def weight_change(net: Network, params0: PyTree, x: Array, a: Float[Array, "*t n
 
 
 def max_learning_rate(
-    theta: Float[Array, "n n *kk"], momentum: float = 0.0, nesterov: bool = False
+    theta: Float[Array, "n n *kk"], momentum: ArrayLike = 0.0, nesterov: bool = False
 ) -> Float[Array, ""]:
     """The learning rate at which the linear model stops converging: 2(1 + β)/λ_max, for the total loss.
 

@@ -25,8 +25,8 @@ def evolve(
     y: Float[Array, "n k"],
     f0_x: Float[Array, "n k"],
     steps: ArrayLike,
-    learning_rate: float = 1.0,
-    momentum: float | None = None,
+    learning_rate: ArrayLike = 1.0,
+    momentum: ArrayLike | None = None,
     solver: diffrax.AbstractSolver = DOPRI5,
     tolerance: float | None = None,
 ) -> Float[Array, "*t n k"]:

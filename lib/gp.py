@@ -1,11 +1,27 @@
 """Gaussian processes of infinitely wide networks: the Bayesian posterior, and the ensemble of trained networks."""
 
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, ArrayLike, Float
 
 from lib.dynamics import Spectrum, decompose
 from lib.filters import Filter
 from lib.kernels import Kernel
+
+
+@runtime_checkable
+class Kernels(Protocol):
+    """Anything with `nngp` and `ntk`: a `Kernel`, or another library's."""
+
+    @property
+    def nngp(self) -> Array: ...
+    @property
+    def ntk(self) -> Array: ...
+
 
 Moments = tuple[Float[Array, "*t m k"], Float[Array, "*t m m"]]
 
@@ -15,13 +31,15 @@ def posterior(
     k_tx: Float[Array, "m n"],
     k_tt: Float[Array, "m m"],
     y: Float[Array, "n k"],
-    noise_variance: float = 0.0,
+    noise_variance: ArrayLike = 0.0,
 ) -> Moments:
     """The Gaussian process posterior given the training set: exact Bayesian inference for the prior k.
 
     µ = k(x, X) (k + σ² I)⁻¹ y,  Σ = k(x, x) − k(x, X) (k + σ² I)⁻¹ k(X, x)
 
-    Directions in which k + σ² I is 0 to rounding, as when an input repeats, are left out of the inverse.
+    By a Cholesky factor; where k + σ² I is singular to rounding, as when an input repeats without noise, by its
+    eigenvectors, leaving directions of eigenvalue 0 out of the inverse. It takes four arrays of the size of k. Where
+    those do not fit, the mean needs only products with k, by `jax.scipy.sparse.linalg.cg`.
 
     Args:
         k_xx: covariance of the training inputs (N, N), such as `net.kernel(x).nngp`. Use float64.
@@ -45,21 +63,18 @@ def posterior(
     Source: Lee et al. 2019, eq 13.
     """
     _check(k_xx, k_tx, k_tt, y)
-    eigenvalues, v = decompose(k_xx)
-    total = eigenvalues + noise_variance
-    inverse = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1.0), 0.0)
-    features = jnp.matmul(k_tx, v, precision="highest")  # (M, N)
-    mean = jnp.matmul(features * inverse, jnp.matmul(v.T, y, precision="highest"), precision="highest")
-    return mean, k_tt - jnp.matmul(features * inverse, features.T, precision="highest")
+    features, targets = _whitened(k_xx, jnp.asarray(noise_variance, k_xx.dtype), k_tx.T, y)
+    product = partial(jnp.matmul, precision="highest")
+    return product(features.T, targets), k_tt - product(features.T, features)
 
 
 def ensemble(
     spectrum: Spectrum,
     filter: Filter,
     y: Float[Array, "n k"],
-    kernel_xx: Kernel,
-    kernel_tx: Kernel,
-    kernel_tt: Kernel,
+    kernel_xx: Kernels,
+    kernel_tx: Kernels,
+    kernel_tt: Kernels,
 ) -> Moments:
     """Mean and covariance of infinitely wide networks trained from independent initialisations, at any time.
 
@@ -71,7 +86,8 @@ def ensemble(
         spectrum: of Θ(X, X) = `kernel_xx.ntk`, from `decompose`.
         filter: the optimiser, for a time or an array of times.
         y: targets (N, K).
-        kernel_xx, kernel_tx, kernel_tt: `net.kernel` of training, test × training and test inputs.
+        kernel_xx, kernel_tx, kernel_tt: `net.kernel` of training, test × training and test inputs, or anything with
+            fields `nngp` and `ntk`.
 
     Returns:
         Mean (..., M, K) and covariance (..., M, M), with the shape of the filter's times in front.
@@ -95,9 +111,9 @@ def readout_ensemble(
     nngp_spectrum: Spectrum,
     filter: Filter,
     y: Float[Array, "n k"],
-    kernel_xx: Kernel,
-    kernel_tx: Kernel,
-    kernel_tt: Kernel,
+    kernel_xx: Kernels,
+    kernel_tx: Kernels,
+    kernel_tt: Kernels,
 ) -> Moments:
     """Mean and covariance of infinitely wide networks of which only the readout is trained: `ensemble` with Θ := 𝒦.
 
@@ -114,8 +130,27 @@ def readout_ensemble(
 
     Source: Lee et al. 2019, eqs S22-S23, with S23's exponent corrected.
     """
-    frozen = [kernel._replace(ntk=kernel.nngp) for kernel in (kernel_xx, kernel_tx, kernel_tt)]
+    frozen = [Kernel(kernel.nngp, kernel.nngp) for kernel in (kernel_xx, kernel_tx, kernel_tt)]
     return ensemble(nngp_spectrum, filter, y, *frozen)
+
+
+@jax.jit
+def _whitened(k: Float[Array, "n n"], noise_variance: Array, *sides: Array) -> list[Array]:
+    """R b of each right side b, with Rᵀ R the (pseudo-)inverse of k + σ² I."""
+    total = k + noise_variance * jnp.eye(len(k), dtype=k.dtype)
+    factor = jnp.linalg.cholesky(total)
+    pivots = jnp.diagonal(factor) ** 2
+    definite = pivots.min() > len(k) * jnp.finfo(k.dtype).eps * pivots.max()  # false where the factor is NaN
+
+    def by_cholesky():
+        return [solve_triangular(factor, side, lower=True) for side in sides]
+
+    def by_eigenvectors():
+        eigenvalues, v = decompose(total)
+        root = jnp.where(eigenvalues > 0, 1 / jnp.sqrt(jnp.where(eigenvalues > 0, eigenvalues, 1.0)), 0.0)
+        return [root[:, None] * jnp.matmul(v.T, side, precision="highest") for side in sides]
+
+    return jax.lax.cond(definite, by_cholesky, by_eigenvectors)
 
 
 def _check(k_xx: Array, k_tx: Array, k_tt: Array, y: Array) -> None:

@@ -1,12 +1,32 @@
 """Posterior and ensembles against the reference, each other, and trained random features."""
 
+from types import SimpleNamespace
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from networks import waves
+from networks import small_network, waves
+from problems import half_square
+from scipy.linalg import expm
 
 import lib
-from lib import Kernel, decompose, descent, ensemble, flow, posterior, readout_ensemble
+from lib import (
+    Kernel,
+    decompose,
+    descend,
+    descent,
+    empirical_ntk,
+    ensemble,
+    flow,
+    heavy_ball,
+    kernel_product,
+    ntk_vector_product,
+    posterior,
+    readout_ensemble,
+    sample,
+)
 
 
 def problem():
@@ -36,6 +56,65 @@ def test_reference_posteriors(x64, reference):
         mean, cov = posterior(*(getattr(k, field) for k in (xx, tx, tt)), y, noise_variance=1e-3)
         np.testing.assert_allclose(mean, values[key]["mean"], rtol=1e-9)
         np.testing.assert_allclose(cov, values[key]["cov"], rtol=1e-8)
+
+
+@pytest.mark.parametrize("t", [0.3, 2.0])
+def test_readout_covariance_decays_at_twice_the_rate(x64, t):
+    """Eqs S22-S23 by matrix exponentials. The print's e^{−𝒦t} in S23 is off by far more than rounding."""
+    (xx, tx, tt), y = problem()
+    k, inverse = np.asarray(xx.nngp), np.linalg.inv(xx.nngp)
+    mean, cov = readout_ensemble(decompose(xx.nngp), flow(t), y, xx, tx, tt)
+    np.testing.assert_allclose(mean, tx.nngp @ inverse @ (np.eye(4) - expm(-t * k)) @ y, rtol=1e-9)
+    variance = lambda factor: tt.nngp - tx.nngp @ inverse @ (np.eye(4) - expm(-factor * t * k)) @ tx.nngp.T
+    np.testing.assert_allclose(cov, variance(2), rtol=1e-9)
+    assert float(abs(cov - variance(1)).max()) > 1e-3
+
+
+def test_momentum_ensemble_is_what_trained_linear_models_are(x64):
+    """300 draws of the network's prior at training and test inputs together, each trained by its own heavy ball."""
+    (xx, tx, tt), y = problem()
+    joint = jnp.block([[xx.nngp, tx.nngp.T], [tx.nngp, tt.nngp]])
+    f0 = sample(jax.random.key(0), jnp.zeros((6, 2)), joint, shape=(300,))
+    eta, steps = 0.1, jnp.array([3, 12])
+    mean, cov = ensemble(decompose(xx.ntk), heavy_ball(eta, 0.8, steps), y, xx, tx, tt)
+    train_one = lambda f: descend(half_square, xx.ntk, y, f[:4], steps, optax.sgd(eta, 0.8))
+    f = f0[:, None, 4:] + kernel_product(tx.ntk, jax.vmap(train_one)(f0))  # (300, steps, test, K)
+    error = jnp.sqrt(jnp.diagonal(cov, axis1=1, axis2=2) / 300)[..., None]
+    assert np.all(abs(f.mean(0) - mean) < 4 * error)
+    assert np.any(abs(mean) > 20 * error)  # an untrained ensemble would fail
+    centred = f - mean
+    spread = jnp.einsum("btmk,btnk->tmn", centred, centred) / 600
+    noise = jnp.sqrt((cov**2 + jnp.einsum("tm,tn->tmn", *[jnp.diagonal(cov, axis1=1, axis2=2)] * 2)) / 600)
+    assert np.all(abs(spread - cov) < 4 * noise)
+    assert float(cov[1, 0, 0] / tt.nngp[0, 0]) < 0.5  # training has narrowed it by more than that noise
+
+
+def test_kernels_of_other_libraries_will_do(x64):
+    kernels, y = problem()
+    others = [SimpleNamespace(nngp=k.nngp, ntk=k.ntk) for k in kernels]
+    for function, theta in ((ensemble, kernels[0].ntk), (readout_ensemble, kernels[0].nngp)):
+        for ours, theirs in zip(
+            *(function(decompose(theta), flow(2.0), y, *k) for k in (kernels, others)), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_posterior_can_be_differentiated(x64):
+    """By central differences in the noise, with equal eigenvalues, where eigenvectors have no derivative."""
+    k_xx, k_tx, k_tt, y = jnp.eye(3), 0.1 * jnp.ones((1, 3)), jnp.eye(1), jnp.arange(3.0)[:, None]
+    f = lambda noise: posterior(k_xx, k_tx, k_tt, y, noise)[0][0, 0]
+    assert float(jax.grad(f)(0.5)) == pytest.approx(float(f(0.5 + 1e-5) - f(0.5 - 1e-5)) / 2e-5, rel=1e-6)
+
+
+def test_conjugate_gradients_need_only_products(x64):
+    """The docstring's way when the kernel does not fit: here with Θ̂ products of a network."""
+    net, params, x = small_network(outputs=1)
+    y, x_test = jnp.sin(jnp.arange(5.0))[:, None], 0.4 * x[:2]
+    product = lambda a: ntk_vector_product(net, params, x, x, a) + 0.1 * a
+    a, _ = jax.scipy.sparse.linalg.cg(product, y, tol=1e-12)
+    xx, tx, tt = (empirical_ntk(net, params, *pair)[..., 0, 0] for pair in ((x, x), (x_test, x), (x_test, x_test)))
+    mean, _ = posterior(xx, tx, tt, y, noise_variance=0.1)
+    np.testing.assert_allclose(ntk_vector_product(net, params, x_test, x, a), mean, rtol=1e-8)
 
 
 def test_training_the_readout_to_the_end_is_the_posterior(x64):
