@@ -68,14 +68,14 @@ def products(net: Network, coupled: bool, params: PyTree, x1: Array, x2: Array) 
     return lax.map(columns, jnp.arange(len(x2))).transpose(2, 0, 3, 1)
 
 
-def check_batches(net: Network, params: PyTree, x1: Batch, x2: Batch | None) -> int:
-    """The number of outputs K, after checking that inputs fit each other and the network."""
+def check_batches(net: Network, params: PyTree, x1: Batch, x2: Batch | None) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of f(θ, x1), after checking that inputs fit each other and the network."""
     if x2 is not None and x2.shape[1:] != x1.shape[1:]:
         raise ValueError(f"`x2` must have the shape of `x1` after its first axis, {x1.shape[1:]}, got {x2.shape[1:]}")
     f = jax.eval_shape(as_apply_fn(net), params, x1)
     if f.ndim != 2 or f.shape[0] != x1.shape[0]:
         raise ValueError(f"`net` must return outputs of shape (N, K) with N = {x1.shape[0]}, got {f.shape}")
-    return f.shape[1]
+    return f
 
 
 def _outputs_of(i: Array | int, f: Array) -> Array:

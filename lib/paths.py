@@ -51,73 +51,99 @@ def explain_ntk(net: Network, params: PyTree, x1: Batch, x2: Batch | None = None
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, x1, x2))
     leaves, structure = jax.tree.flatten(shapes)
-    return _path(net, structure, tuple(leaves), check_size("memory", memory))
+    measured = _measure(net, structure, tuple(leaves))
+    return (_by_layers if measured.layers else _as_a_function)(measured, x1, x2, check_size("memory", memory))
+
+
+class _Measured(NamedTuple):
+    """What the choice depends on, memory and numbers of examples apart.
+
+    `outputs` is K, `itemsize` the bytes of a number in f, `size` P; `factors` are the bytes of x and δ of all layers
+    for one example, where `layers` hold the parameters; else `why` they do not, the operations of a `forward` pass for
+    one example and the bytes that are `kept` for the one backwards.
+    """
+
+    outputs: int
+    itemsize: int
+    size: int
+    factors: int = 0
+    layers: tuple[tuple[str, Any], ...] = ()
+    coupled: bool = False
+    why: str = ""
+    forward: float = 0.0
+    kept: int = 0
 
 
 @lru_cache(maxsize=64)
-def _path(net: Network, structure: Any, leaves: tuple, memory: int) -> NtkPath:
+def _measure(net: Network, structure: Any, leaves: tuple) -> _Measured:
     params, x1, x2 = jax.tree.unflatten(structure, leaves)
-    outputs = check_batches(net, params, x1, x2)
-    if not isinstance(net, nn.Module):
-        return _generic(net, params, x1, x2, memory, False, "the layers of a bare function cannot be seen")
-    try:
-        layers = weighted_layers(net, params, x1)
-    except NotLayered as error:
-        return _generic(net, params, x1, x2, memory, acts_on_batch(net, params, x1), str(error))
-    factors = jax.tree.leaves(jax.eval_shape(partial(backprop, net), params, x1))
-    # Of each block x and δ, and as much again for what the backward passes keep. Half of the memory is for products.
-    each = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in factors) / x1.shape[0]
-    products = 8 * outputs**2 * factors[0].dtype.itemsize
-    rows = int(min(memory / 2 / (2 * each), (memory / products) ** 0.5))
+    f = check_batches(net, params, x1, x2)
+    common = (f.shape[1], f.dtype.itemsize, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    coupled, why = False, "the layers of a bare function cannot be seen"
+    if isinstance(net, nn.Module):
+        try:
+            weighted = weighted_layers(net, params, x1)
+            factors = _bytes(jax.eval_shape(partial(backprop, net), params, x1)) // x1.shape[0]
+            return _Measured(*common, factors, tuple((name, call.layer) for name, call in weighted.items()))
+        except NotLayered as error:
+            coupled, why = acts_on_batch(net, params, x1), str(error)
+    forward, kept = _forward_operations(net, params, x1), _kept_bytes(net, params, x1)
+    return _Measured(*common, coupled=coupled, why=why, forward=forward, kept=kept)
+
+
+def _by_layers(m: _Measured, x1: Batch, x2: Batch | None, memory: int) -> NtkPath:
+    # Of two blocks x and δ, and as much again for what the backward passes keep. Half of the memory is for products.
+    each, pair = 8 * m.factors, 8 * m.outputs**2 * m.itemsize
+    rows = int(min(memory / each, (memory / pair) ** 0.5))
     if rows == 0:
-        needed = int(max(4 * each, products))
+        needed = max(each, pair)
         raise ValueError(
             f"`memory` must hold two passes through the network of one example, {needed} bytes, got {memory}"
         )
     reason = "every parameter belongs to one Dense or Conv, so that no Jacobian is needed"
-    return NtkPath("layers", reason, rows, layers=tuple((name, call.layer) for name, call in layers.items()))
+    return NtkPath("layers", reason, rows, layers=m.layers)
 
 
-def _generic(net: Network, params: PyTree, x1: Any, x2: Any, memory: int, coupled: bool, why: str) -> NtkPath:
+def _as_a_function(m: _Measured, x1: Batch, x2: Batch | None, memory: int) -> NtkPath:
     """The Jacobian or products, whichever takes fewer operations in the room there is."""
-    f = jax.eval_shape(as_apply_fn(net), params, x1)
-    n1, n2, outputs, itemsize = x1.shape[0], (x1 if x2 is None else x2).shape[0], f.shape[1], f.dtype.itemsize
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    forward, kept = _forward_operations(net, params, x1), _kept_bytes(net, params, x1)
-    batch1, batch2 = (n1, n2) if coupled else (1, 1)  # examples that one derivative runs through
+    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    batch1, batch2 = (n1, n2) if m.coupled else (1, 1)  # examples that one derivative runs through
     # Backwards or forwards, a derivative is about two evaluations.
-    by_products = n2 * outputs * 2 * forward * (batch2 + n1)
-    by_jacobian = outputs * 2 * forward * (n1 * batch1 + (0 if x2 is None else n2 * batch2))
-    by_jacobian += n1 * n2 * outputs**2 * 2 * size / (2 if x2 is None else 1)
-    row = outputs * (size * itemsize + kept * max(batch1, batch2))
-    column = 3 * size * itemsize + kept * (batch1 + batch2)
-    rows = memory // (2 * row)
-    if rows and by_jacobian <= by_products:
-        reason = f"Jacobians take {by_jacobian:.1e} operations and ntk-vector products {by_products:.1e}"
-        return NtkPath("jacobian", f"{why}; {reason}", rows, coupled)
+    by_products = n2 * m.outputs * 2 * m.forward * (batch2 + n1)
+    by_jacobian = m.outputs * 2 * m.forward * (n1 * batch1 + (0 if x2 is None else n2 * batch2))
+    by_jacobian += n1 * n2 * m.outputs**2 * 2 * m.size / (2 if x2 is None else 1)
+    two_rows = 2 * m.outputs * (m.size * m.itemsize + m.kept * max(batch1, batch2))
+    column = 3 * m.size * m.itemsize + m.kept * (batch1 + batch2)
+    if by_jacobian <= by_products and two_rows <= memory:
+        reason = f"{m.why}; Jacobians take {by_jacobian:.1e} operations and ntk-vector products {by_products:.1e}"
+        return NtkPath("jacobian", reason, memory // two_rows, m.coupled)
     if column > memory:
         raise ValueError(f"`memory` must hold the derivatives of one example, {column} bytes, got {memory}")
-    reason = f"ntk-vector products take {by_products:.1e} operations and Jacobians {by_jacobian:.1e}"
     if by_jacobian <= by_products:
-        reason = f"the Jacobians of two examples take {2 * row} bytes, more than `memory`"
-    # Examples that act on each other are differentiated together, in however many columns.
-    rows = max(n1, n2) if coupled else max(1, (memory - 3 * size * itemsize) // max(1, kept))
-    return NtkPath("products", f"{why}; {reason}", rows, coupled)
+        reason = f"{m.why}; the Jacobians of two examples take {two_rows} bytes, more than `memory`"
+    else:
+        reason = f"{m.why}; ntk-vector products take {by_products:.1e} operations and Jacobians {by_jacobian:.1e}"
+    # Examples that act on each other are differentiated together.
+    rows = max(n1, n2) if m.coupled else 1 + (memory - column) // max(1, m.kept)
+    return NtkPath("products", reason, rows, m.coupled)
 
 
-def _forward_operations(net: Network, params: PyTree, x: Any) -> float:
+def _forward_operations(net: Network, params: PyTree, x: Batch) -> float:
     """Operations of f(θ, x) for one example, as the compiler counts them; where it does not, two for each parameter."""
     one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     counted = jax.jit(as_apply_fn(net)).lower(params, one).cost_analysis() or {}
     return counted.get("flops", 2.0 * sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 
-def _kept_bytes(net: Network, params: PyTree, x: Any) -> int:
+def _kept_bytes(net: Network, params: PyTree, x: Batch) -> int:
     """What a backward pass keeps of each example: what it keeps of two, without what it keeps of one."""
 
     def kept(n: int) -> int:
         batch = jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype)
-        pull_back = jax.eval_shape(lambda p, x: jax.vjp(lambda q: as_apply_fn(net)(q, x), p)[1], params, batch)
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull_back))
+        return _bytes(jax.eval_shape(lambda p, x: jax.vjp(lambda q: as_apply_fn(net)(q, x), p)[1], params, batch))
 
     return kept(2) - kept(1)
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

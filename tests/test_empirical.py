@@ -1,13 +1,36 @@
 """The empirical kernel against the dense Jacobian, the reference, and itself in blocks."""
 
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tolerance
-from networks import deep_network, dense_ntk, reference_network, shifted, small_network
+from networks import deep_network, dense_ntk, reference_network, shifted, small_network, tanh_network, waves
 
-from lib import empirical_ntk, linearize, ntk_vector_product
+from lib import (
+    BatchNorm,
+    Dense,
+    Flatten,
+    Sequential,
+    convolutional,
+    empirical_ntk,
+    erf,
+    explain_ntk,
+    fully_connected,
+    linearity,
+    linearize,
+    ntk_vector_product,
+)
+from lib.jacobian import contract, jacobian, products
+from lib.layerwise import layer_factors, sum_of_layers
+from lib.linearize import as_apply_fn
 
 
 def test_it_is_the_contraction_of_the_dense_jacobian():
@@ -17,14 +40,43 @@ def test_it_is_the_contraction_of_the_dense_jacobian():
     np.testing.assert_allclose(empirical_ntk(net, params, x, x2), expected, **tolerance(x, scale=10))
 
 
-@pytest.mark.parametrize("per_block", [1, 2, 3])
+def least_memory(name, rows, *arguments):
+    """The fewest bytes with which the path has this name and a block so many rows."""
+    low, high = 0, 2**20
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            path = explain_ntk(*arguments, memory=middle)
+            enough = path.name == name and path.rows >= rows
+        except ValueError:
+            enough = False
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_blocks_of_any_size_give_the_same_kernel(per_block, symmetric):
+@pytest.mark.parametrize("name", ["layers", "jacobian", "products"])
+def test_blocks_of_any_size_give_the_same_kernel(name, symmetric, rows):
     net, params, x = deep_network()
-    bytes_each = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) * 2
+    if name == "layers":
+        net = fully_connected(4, 1, 2, erf, 1.5, 0.1)
+        params = net.init(jax.random.key(0), x)
+    if name == "products":
+        net = many_outputs
     x2 = None if symmetric else x[:4]
-    blocked = empirical_ntk(net, params, x, x2, memory=2 * per_block * bytes_each)
-    np.testing.assert_allclose(blocked, empirical_ntk(net, params, x, x2), **tolerance(x, scale=10))
+    memory = least_memory(name, rows, net, params, x, x2)
+    path = explain_ntk(net, params, x, x2, memory)
+    assert (path.name, path.rows) == (name, rows)
+    blocked = empirical_ntk(net, params, x, x2, memory)
+    np.testing.assert_allclose(
+        blocked, dense_ntk(as_apply_fn(net), params, x, x if symmetric else x2), **tolerance(x, scale=10)
+    )
+
+
+def many_outputs(params, x):
+    """Forty outputs of a network with few parameters: Jacobians would be the dearer way."""
+    return jnp.sin(tanh_network(params, x) @ jnp.ones((2, 1)) * jnp.arange(1.0, 41, dtype=x.dtype))
 
 
 def test_symmetry_holds_in_examples_and_outputs_together():
@@ -74,11 +126,123 @@ def test_it_traces_under_jit():
     np.testing.assert_allclose(traced, empirical_ntk(net, params, x), **tolerance(x, scale=10))
 
 
+NORMALISED = Sequential((Flatten(), Dense(3, b_std=0.1), BatchNorm(), erf, Dense(4), BatchNorm(), erf, Dense(2)))
+
+
+def normalised():
+    x = waves(5, 3, 0.2)
+    return NORMALISED, jax.jit(NORMALISED.init)(jax.random.key(1), x), x
+
+
+def by_central_differences(apply_fn, params, x1, x2, step=1e-5):
+    """J Jᵀ with each column of J a difference of two evaluations on the whole batch."""
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    change = lambda x: lambda e: (apply_fn(unravel(flat + e), x) - apply_fn(unravel(flat - e), x)) / (2 * step)
+    steps = step * jnp.eye(len(flat))
+    return jnp.einsum("pnk,pml->nmkl", jax.vmap(change(x1))(steps), jax.vmap(change(x2))(steps))
+
+
+def test_batch_statistics_are_differentiated_too(x64):
+    """Each batch whole, with its own statistics; one example at a time is another kernel."""
+    net, params, x = normalised()
+    theta, cross = empirical_ntk(net, params, x), empirical_ntk(net, params, x, x[:3])
+    scale = float(abs(theta).max())
+    np.testing.assert_allclose(theta, by_central_differences(net.apply, params, x, x), atol=1e-6 * scale)
+    np.testing.assert_allclose(cross, by_central_differences(net.apply, params, x, x[:3]), atol=1e-6 * scale)
+    assert float(abs(cross - theta[:, :3]).max()) > 0.01 * scale  # a part of the batch has other statistics
+    path = explain_ntk(net, params, x)
+    assert path.coupled and path.name == "jacobian" and "BatchNorm" in path.reason
+    one_by_one = jacobian(net, False, 5, params, x, 0)
+    assert float(abs(contract(one_by_one, one_by_one) - theta).max()) > 0.01 * scale
+
+
+@pytest.mark.parametrize("name", ["jacobian", "products"])
+def test_batch_statistics_in_blocks_of_rows_and_by_products(x64, name):
+    net, params, x = normalised()
+    memory = least_memory("jacobian", 2, net, params, x)
+    if name == "products":
+        memory = least_memory("jacobian", 1, net, params, x) - 1
+    path = explain_ntk(net, params, x, None, memory)
+    assert path.coupled and (path.name, path.rows) == (name, {"jacobian": 2, "products": 5}[name])
+    theta = dense_ntk(net.apply, params, x, x)
+    close = lambda other, part: np.testing.assert_allclose(other, part, atol=1e-12 * float(abs(theta).max()))
+    close(empirical_ntk(net, params, x, None, memory), theta)
+    close(products(net, True, params, x, x[:3]), dense_ntk(net.apply, params, x, x[:3]))
+
+
+def test_the_report_on_linearity_takes_batch_statistics(x64):
+    net, params, x = normalised()
+    report = linearity(net, params, shifted(params), x)
+    before, after = (dense_ntk(net.apply, p, x, x) for p in (params, shifted(params)))
+    assert float(report.kernel_change) == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before))
+
+
+def test_the_cheaper_way_is_taken():
+    net, params, x = deep_network()
+    path = lambda *arguments: explain_ntk(*arguments)
+    assert path(net, params, x).name == "jacobian"
+    assert path(many_outputs, params, x).name == "products"
+    assert re.search("products take .* operations and Jacobians", path(many_outputs, params, x).reason)
+    tight = path(net, params, x, None, least_memory("jacobian", 1, net, params, x) - 1)
+    assert tight.name == "products" and "more than `memory`" in tight.reason
+    assert "the layers of a bare function cannot be seen" in tight.reason
+
+
+@pytest.mark.parametrize("memory", [2**19, 2**21])
+def test_blocks_keep_to_the_memory(memory):
+    """By what the compiler says of its own programs: of one block, and of two of them together."""
+    x = waves(64, 64, 0.2).reshape(64, 8, 8, 1)
+    net = convolutional(8, 2, 3, erf, 1.4, 0.1, pooling=Flatten())
+    params = jax.jit(net.init)(jax.random.key(0), x)
+    path = explain_ntk(net, params, x, None, memory)
+    block = x[: path.rows]
+    factors = layer_factors.lower(net, params, block).compile().memory_analysis()
+    shapes = jax.eval_shape(partial(layer_factors, net), params, block)
+    both = sum_of_layers.lower(path.layers, memory // 2, shapes, shapes).compile().memory_analysis()
+    assert factors.output_size_in_bytes + factors.temp_size_in_bytes <= memory
+    assert memory / 20 < both.argument_size_in_bytes + both.output_size_in_bytes + both.temp_size_in_bytes <= memory
+
+
+OVER_DEVICES = """
+import jax, numpy as np
+from jax.sharding import Mesh
+from lib import BatchNorm, Dense, Sequential, empirical_ntk, erf
+x = np.cos(np.arange(21, dtype=np.float32)).reshape(7, 3)
+mesh = Mesh(np.asarray(jax.devices()), ("blocks",))
+for middle in (erf, BatchNorm()):
+    net = Sequential((Dense(8), middle, Dense(2)))
+    params = net.init(jax.random.key(0), x)
+    for x2 in (None, x[:5] + 0):
+        expected = empirical_ntk(net, params, x, x2)
+        np.testing.assert_allclose(empirical_ntk(net, params, x, x2, 3000, mesh), expected, rtol=1e-4, atol=1e-5)
+print("equal on", mesh.size)
+"""
+
+
+def test_blocks_over_devices():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+    }
+    done = subprocess.run([sys.executable, "-c", OVER_DEVICES], env=environment, capture_output=True, text=True)
+    assert done.stdout == "equal on 3\n", done.stderr
+
+
 def test_errors_name_the_argument():
     net, params, x = small_network()
     with pytest.raises(ValueError, match="`x2` must have the shape of `x1` after its first axis"):
         empirical_ntk(net, params, x, x[:, :2])
     with pytest.raises(ValueError, match="`net` must return outputs of shape"):
         empirical_ntk(lambda p, x: net(p, x).sum(1), params, x)
+    with pytest.raises(ValueError, match=r"`memory` must hold the derivatives of one example, \d+ bytes, got 10"):
+        empirical_ntk(net, params, x, memory=10)
+    net = fully_connected(4, 1, 2, erf, 1.5, 0.1)
+    layers = net.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match=r"`memory` must hold two passes .* of one example, \d+ bytes, got 10"):
+        empirical_ntk(net, layers, x, memory=10)
+    with pytest.raises(ValueError, match="`memory` must be an integer of at least 1"):
+        empirical_ntk(net, layers, x, memory=0)
+    net, params, x = small_network()
     with pytest.raises(ValueError, match="`v` must have the shape"):
         ntk_vector_product(net, params, x, x, jnp.ones(5))
