@@ -51,9 +51,11 @@ from lib.optimizers import descend
 from lib.paper import paper_values
 from lib.paths import NtkPath, explain_ntk
 from lib.pooling import AveragePool, GlobalAveragePool
+from lib.readout import empirical_nngp
 from lib.records import Claims, glue, provenance_line, recorded
 from lib.residual import Residual
 from lib.scales import Scales, budget
 from lib.slider import slider
+from lib.solve import Solution, ntk_solve
 from lib.span import in_span
 from lib.training import Run, train

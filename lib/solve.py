@@ -1,0 +1,62 @@
+"""Linear equations with the finite-width tangent kernel, which is never formed."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from lib.checks import scalar
+from lib.empirical import ntk_vector_product
+from lib.linearize import Network
+
+
+class Solution(NamedTuple):
+    """a with Θ̂ a = v, and how well: `residual` is ‖(Θ̂ + µ) a − v‖ / ‖v‖."""
+
+    a: Float[Array, "n k"]
+    residual: Float[Array, ""]
+
+
+def ntk_solve(
+    net: Network,
+    params: PyTree,
+    x: Array,
+    v: Float[Array, "n k"],
+    ridge: Any = 0.0,
+    tolerance: float = 1e-5,
+    steps: int | None = None,
+) -> Solution:
+    """Solves (Θ̂ + µ) a = v by conjugate gradients, with one ntk-vector product a step.
+
+    With v = y − f₀ and µ = 0 the weight change Jᵀa takes f_lin to y, and is the smallest that does (`weight_change`).
+
+    Args:
+        net: a Flax module, or any pure `apply_fn(params, x)` → (N, K). Examples may influence each other.
+        params: θ.
+        x: inputs, first axis N.
+        v: (N, K).
+        ridge: µ ≥ 0, added to every eigenvalue; without it small eigenvalues take many steps, and zero ones all.
+        tolerance: the residual at which to stop.
+        steps: the most steps; left out, ten for every one of the N K unknowns.
+
+    Returns:
+        Solution(a, residual): look at the residual, which is larger than `tolerance` where steps or digits ran out.
+
+    Raises:
+        ValueError: when `v` does not have the shape of the outputs at `x`.
+        TypeError: when `ridge` is not a real number.
+
+    Example:
+        >>> linear = lambda params, x: x @ params
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+        >>> solution = ntk_solve(linear, jnp.zeros((2, 1)), x, jnp.array([[1.0], [8.0]]))
+        >>> [round(a, 3) for a in solution.a.ravel().tolist()]
+        [1.0, 2.0]
+
+    Source: Lee et al. 2019, eq 4; Hestenes & Stiefel 1952.
+    """
+    ridge = jnp.asarray(scalar("ridge", ridge), v.dtype)
+    product = lambda a: ntk_vector_product(net, params, x, x, a) + ridge * a
+    a, _ = jax.scipy.sparse.linalg.cg(product, v, tol=tolerance, maxiter=steps)
+    return Solution(a, jnp.linalg.norm(product(a) - v) / jnp.linalg.norm(v))
