@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *("data", "duals", "smooth_duals", "quadrature", "checks", "kernels", "tiles", "activations"),
     *("layers", "convolution", "pooling", "normalization", "residual", "architectures", "blocks"),
-    *("linearize", "empirical", "filters", "momentum", "compose", "dynamics"),
+    *("linearize", "jacobian", "backprop", "layerwise", "paths", "empirical", "readout", "solve"),
+    *("filters", "momentum", "compose", "dynamics"),
     *("evolution", "optimizers", "linearity", "gp", "likelihood", "training", "span"),
     *("provenance", "scales", "records", "paper", "plotting", "slider"),
 ]
