@@ -76,7 +76,7 @@ def test_blocks_of_any_size_give_the_same_kernel(name, symmetric, rows):
 
 def many_outputs(params, x):
     """Forty outputs of a network with few parameters: Jacobians would be the dearer way."""
-    return jnp.sin(tanh_network(params, x) @ jnp.ones((2, 1)) * jnp.arange(1.0, 41, dtype=x.dtype))
+    return jnp.sin(tanh_network(params, x) @ jnp.ones((2, 1)) * jnp.linspace(0.1, 4, 40, dtype=x.dtype))
 
 
 def test_symmetry_holds_in_examples_and_outputs_together():
