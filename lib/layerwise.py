@@ -1,6 +1,5 @@
 """The finite-width tangent kernel, layer by layer, without the Jacobian."""
 
-import math
 from functools import partial, reduce
 from typing import Any
 
@@ -124,30 +123,35 @@ def _by_positions(layer: Conv, one: Factors, two: Factors) -> Array:
 
 
 def _by_gradients(layer: Conv, one: Factors, two: Factors | None, memory: int) -> Array:
-    """⟨G_a, G′_b⟩ with G_a = Σ_p x_p δ_apᵀ, for as many features at a time as fit into memory.
+    """⟨G_a, G′_b⟩ with G_a = Σ_p δ_ap x_pᵀ, for as many features at a time as fit into memory.
 
-    Patches are nine times the images: made for one example at a time they stay in the processor's cache.
+    Patches are many times the images: made for one example at a time they stay in the processor's cache.
     """
-    patches = partial(_patches, layer)
-
-    def gradients(images: Array, deltas: Array) -> Array:  # (N, K, n features)
-        product = lambda example: jnp.einsum("kpo,pi->koi", example[1], patches(example[0]), precision="highest")
-        return lax.map(product, (images, deltas)).reshape(*deltas.shape[:2], -1)
-
     batches = [one] if two is None else [one, two]
-    size = math.prod(jax.eval_shape(patches, one[0][0]).shape[1:]) * one[1].dtype.itemsize
-    rooms = [c for c in range(1, layer.features + 1) if layer.features % c == 0]
-    size *= sum(math.prod(delta.shape[:2]) for _, delta in batches)
-    chunk = max((c for c in rooms if c * size <= memory), default=1)
+    outputs, dtype = len(one[1]), one[1].dtype
+    inputs = jax.eval_shape(partial(_patches, layer), one[0][0]).shape[1]
+    each = outputs * inputs * dtype.itemsize * sum(len(images) for images, _ in batches)  # bytes for one feature
+    divisors = [c for c in range(1, layer.features + 1) if layer.features % c == 0]
+    chunk = max((c for c in divisors if c * each <= memory), default=1)
+
+    def gradients(images: Array, deltas: Array) -> Array:  # (N, K, chunk n)
+        one_by_one = lambda example: jnp.matmul(example[1], _patches(layer, example[0]), precision="highest")
+        return lax.map(one_by_one, (images, deltas)).reshape(len(images), outputs, -1)
 
     def add(total: Array, deltas: list[Array]) -> tuple[Array, None]:
         g = [gradients(images, delta) for (images, _), delta in zip(batches, deltas, strict=True)]
         return total + _gram(g[0], g[-1], "nkg,mlg->nmkl"), None
 
-    # (K, N, P, features) → (chunks, N, K, P, features of a chunk)
-    chunks = [jnp.moveaxis(delta.reshape(*delta.shape[:3], -1, chunk), (3, 0), (0, 2)) for _, delta in batches]
-    n1, n2, outputs = len(batches[0][0]), len(batches[-1][0]), len(one[1])
-    return lax.scan(add, jnp.zeros((n1, n2, outputs, outputs), one[1].dtype), chunks)[0]
+    chunks = [_in_chunks(delta, chunk) for _, delta in batches]
+    zeros = jnp.zeros((len(batches[0][0]), len(batches[-1][0]), outputs, outputs), dtype)
+    return lax.scan(add, zeros, chunks)[0]
+
+
+def _in_chunks(delta: Array, chunk: int) -> Array:
+    """(K, N, P, features) → (chunks, N, K chunk, P)."""
+    outputs, n, positions, _ = delta.shape
+    parts = delta.reshape(outputs, n, positions, -1, chunk).transpose(3, 1, 0, 4, 2)
+    return parts.reshape(-1, n, outputs * chunk, positions)
 
 
 def _patches(layer: Conv, padded: Array) -> Array:
