@@ -28,7 +28,9 @@ help:
 book: site
 	@echo "The book is in _build/html: open _build/html/index.html, or run 'make serve'."
 
+# The chapters that fail here are named, with their errors, by the tests that follow.
 test: check unit
+	@$(BIN)/python -m tools.chapters || true
 	$(BIN)/python -m pytest -q tests/test_chapters.py
 	@$(MAKE) --no-print-directory site
 	$(BIN)/python -m pytest -q tests/test_site.py

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,34 @@ def test_a_chapter_that_hangs_is_ended(book, monkeypatch):
     receipt = run(book.write("slow", "import time\ntime.sleep(300)"))
     assert receipt["outcome"] == "timeout"
     assert 6 < receipt["elapsed"] < 20
+
+
+def test_two_run_at_once_and_those_that_read_their_results_after_both(book):
+    """Each of two waits for what the other writes: one after another neither would end well."""
+    meet = "import pathlib, time\npathlib.Path('{own}.met').touch()\n"
+    meet += "end = time.time() + 60\nwhile not pathlib.Path('{other}.met').exists():\n"
+    meet += "    assert time.time() < end\n    time.sleep(0.1)"
+    pair = [book.write(own, meet.format(own=own, other=other)) for own, other in (("one", "two"), ("two", "one"))]
+    reader = book.write("a", "import pathlib\npathlib.Path('one.met').unlink()", book={"reads_results": True})
+    assert chapters.run_all([reader, *pair]) == []
+
+
+def test_an_interruption_ends_the_running_chapters_and_leaves_no_receipt(book, monkeypatch):
+    slow = [book.write(name, "import time\ntime.sleep(300)") for name in ("one", "two")]
+    bad = book.write("bad", "1")
+    execute = chapters._execute
+
+    def interrupted(wanted, say, stop):
+        if wanted != slow[0]:
+            raise KeyboardInterrupt
+        return execute(wanted, say, stop)
+
+    monkeypatch.setattr(chapters, "_execute", interrupted)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        chapters.run_all([bad, *slow])
+    assert time.monotonic() - start < 60
+    assert not any(run.receipt.exists() for run in (bad, *slow))
 
 
 CLAIM = """from lib.records import Claims

@@ -1,4 +1,4 @@
-"""Run the chapters: each once for each state of its code, one after another, in the order of the table of contents.
+"""Run the chapters: each once for each state of its code, two at a time, in the order of the table of contents.
 
 python -m tools.chapters [NAME ...] [--scale quick|paper] [--seeds K] [--again]
 """
@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import yaml
@@ -23,6 +25,8 @@ from lib.provenance import fingerprint
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds: for one cell, and for the whole chapter, which also ends a kernel that hangs without running a cell.
 LIMITS = {"quick": (600, 1200), "paper": (6 * 3600, 12 * 3600)}
+# At once: what takes a chapter its time at quick scale is compilation, and that keeps one core busy.
+TOGETHER = {"quick": 2, "paper": 1}
 ASIDE = ("JAX_ENABLE_X64", "PYTHONPATH")
 
 
@@ -107,10 +111,13 @@ def chapters(*names: str) -> list[Chapter]:
     return sorted((c for c in notebooks if not names or c.name in names), key=Chapter.reads_results)
 
 
-def run(wanted: Run, again: bool = False, say: str = "", quiet: bool = False) -> dict[str, Any]:
+def run(
+    wanted: Run, again: bool = False, say: str = "", quiet: bool = False, stop: Event | None = None
+) -> dict[str, Any]:
     """Execute a chapter unless its run is there already, and return the receipt: outcome, time, memory, error.
 
-    Prints a line that starts with `say`; with `quiet`, only where something was executed.
+    Prints a line that starts with `say`; with `quiet`, only where something was executed. Once `stop` is set, a run
+    that goes on is ended, leaves no receipt and raises KeyboardInterrupt.
 
     A failed run is kept to be read, and counts as failed until the code changes or `again` asks for another.
     """
@@ -119,21 +126,30 @@ def run(wanted: Run, again: bool = False, say: str = "", quiet: bool = False) ->
         receipt = None if again else wanted.done()
         known = receipt is not None
         if receipt is None:
-            receipt = _execute(wanted, say)
+            receipt = _execute(wanted, say, stop or Event())
         if not (known and quiet):
             _report(say, receipt, known)
     return receipt
 
 
 def run_all(wanted: list[Run], again: bool = False, quiet: bool = False) -> list[dict[str, Any]]:
-    """`run` one after another; returns the receipts of those that failed."""
-    width = max((len(w.stem) for w in wanted), default=0)
-    says = [f"{i:>3}/{len(wanted)}  {w.stem:<{width}}" for i, w in enumerate(wanted, 1)]
-    receipts = [run(w, again, say, quiet) for w, say in zip(wanted, says, strict=True)]
+    """`run` two at a time, and last those that read the others' results; returns the receipts of those that failed."""
+    width, stop = max((len(w.stem) for w in wanted), default=0), Event()
+    says = {w: f"{i:>3}/{len(wanted)}  {w.stem:<{width}}" for i, w in enumerate(wanted, 1)}
+    receipts = []
+    for reading in (False, True):
+        now = [w for w in wanted if w.chapter.reads_results() == reading]
+        with ThreadPoolExecutor(min(TOGETHER[w.scale] for w in wanted) if wanted else 1) as pool:
+            try:
+                receipts += pool.map(lambda w: run(w, again, says[w], quiet, stop), now)
+            except BaseException:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
     return [receipt for receipt in receipts if receipt["outcome"] != "ok"]
 
 
-def _execute(wanted: Run, say: str) -> dict[str, Any]:
+def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
     for trace in (wanted.receipt, wanted.result, wanted.result.with_suffix(".npz")):
         trace.unlink(missing_ok=True)
     key, partial = wanted.key(), wanted.executed.with_suffix(".partial.ipynb")
@@ -147,7 +163,7 @@ def _execute(wanted: Run, say: str) -> dict[str, Any]:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_environment(wanted), start_new_session=True
         )
-        status, usage, elapsed = _wait(process, limit, say)
+        status, usage, elapsed = _wait(process, limit, say, stop)
     if partial.exists():
         partial.replace(wanted.executed)
     receipt = {
@@ -170,17 +186,25 @@ def _execute(wanted: Run, say: str) -> dict[str, Any]:
 def _environment(wanted: Run) -> dict[str, str]:
     """Ours, less what would change a chapter's numbers and whatever a user's own Jupyter and IPython would add."""
     kept = {name: value for name, value in os.environ.items() if name not in ASIDE}
-    return kept | {
-        "BOOK_FINGERPRINT": fingerprint(wanted.chapter.notebook),
-        "IPYTHONDIR": str(ROOT / "_build" / "ipython"),
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
+    # Of two on one accelerator neither may take all of its memory at its start.
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if TOGETHER[wanted.scale] > 1 else {}
+    return (
+        kept
+        | shared
+        | {
+            "BOOK_FINGERPRINT": fingerprint(wanted.chapter.notebook),
+            "IPYTHONDIR": str(ROOT / "_build" / "ipython"),
+            "JUPYTER_PREFER_ENV_PATH": "1",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+    )
 
 
-def _wait(process: subprocess.Popen, limit: float, say: str) -> tuple[int, Any, float]:
+def _wait(process: subprocess.Popen, limit: float, say: str, stop: Event) -> tuple[int, Any, float]:
     """Exit status, resource usage and seconds of a process; shows that it lives, and ends it past the limit."""
     start, told = time.monotonic(), 0.0
+    if sys.stdout.isatty():
+        print(f"{say}  started", flush=True)
     try:
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -190,12 +214,11 @@ def _wait(process: subprocess.Popen, limit: float, say: str) -> tuple[int, Any, 
                 return process.returncode, usage, elapsed
             if elapsed > limit:
                 os.killpg(process.pid, signal.SIGKILL)
-            if sys.stdout.isatty():
-                print(f"\r{say}  {elapsed:.0f} s ", end="", flush=True)
-            elif elapsed - told > 60:
+            if elapsed - told > 60:
                 told = elapsed
                 print(f"{say}  running, {elapsed:.0f} s", flush=True)
-            time.sleep(0.2)
+            if stop.wait(0.2):
+                raise KeyboardInterrupt
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -218,13 +241,12 @@ def _record(result: Path) -> str | None:
 
 
 def _report(say: str, receipt: dict[str, Any], known: bool) -> None:
-    start = "\r" if sys.stdout.isatty() and not known else ""
     when = (
         "unchanged since its last run"
         if known
         else f"{receipt['elapsed']:.1f} s, {receipt['peak_memory'] / 1e9:.1f} GB"
     )
-    print(f"{start}{say}  {receipt['outcome']:<7}  {when}", flush=True)
+    print(f"{say}  {receipt['outcome']:<7}  {when}", flush=True)
     if receipt["outcome"] != "ok":
         where = Run(chapters(receipt["chapter"])[0], receipt["scale"], receipt["seed"]).executed.relative_to(ROOT)
         print(f"{receipt['error']}\nits notebook as far as it came: {where}", flush=True)
