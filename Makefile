@@ -55,7 +55,7 @@ check: $(INSTALLED)
 
 unit: $(INSTALLED)
 	@mkdir -p _build
-	@echo "Unit tests, at once with JAX's 64-bit mode off and (shown after) on; on, programs are compiled fast, not to be fast"
+	@echo "Unit tests, at once with JAX's 64-bit mode off and (shown after) on; in double precision programs compile fast, not to be fast"
 	@JAX_ENABLE_X64=1 JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -q $(UNIT) >_build/unit-x64.log 2>&1 & other=$$!; \
 	  JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q $(UNIT); off=$$?; \
 	  wait $$other; on=$$?; cat _build/unit-x64.log; exit $$((off + on))

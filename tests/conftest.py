@@ -22,9 +22,12 @@ def tolerance(like, scale=1.0):
 
 @pytest.fixture
 def x64():
-    """Double precision for one test, whatever the suite runs in."""
+    """Double precision for one test, whatever the suite runs in, and programs that compile fast, not to be fast."""
+    jax.config.update("jax_disable_most_optimizations", True)
     with jax.enable_x64(True):
         yield
+    before = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    jax.config.update("jax_disable_most_optimizations", before == "1")
 
 
 @pytest.fixture(scope="session")
@@ -50,12 +53,13 @@ def programs_are_forgotten():
 
 
 def pytest_collection_modifyitems(config, items):
-    """A test that asks for double precision is the same in both halves of the suite: it runs in one of them.
+    """What asks for double precision, or is marked `once`, is the same in both halves of the suite: it runs in one.
 
     Which one goes by its module, in turn, so that the halves take equally long.
     """
     half = os.environ.get("JAX_ENABLE_X64")
-    asking = [item for item in items if "x64" in getattr(item, "fixturenames", ())]
+    once = lambda item: item.get_closest_marker("once") or "x64" in getattr(item, "fixturenames", ())
+    asking = [item for item in items if once(item)]
     modules = list(dict.fromkeys(item.module for item in asking))
     elsewhere = {"0": modules[::2], "1": modules[1::2]}.get(half, [])
     twins = [item for item in asking if item.module in elsewhere]

@@ -93,11 +93,13 @@ def started(devices, *arguments):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.once
 def test_blocks_over_four_devices():
     out, errors = started(4).communicate(timeout=200)
     assert out.endswith("equal on 4 of 4\n"), errors
 
 
+@pytest.mark.once
 def test_blocks_over_two_processes_of_two_devices():
     with socket.socket() as free:
         free.bind(("localhost", 0))

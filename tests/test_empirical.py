@@ -219,6 +219,7 @@ print("equal on", mesh.size)
 """
 
 
+@pytest.mark.once
 def test_blocks_over_devices():
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=3",

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks import peer
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
