@@ -1,6 +1,7 @@
 """The neural tangent kernel of a network at finite width."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -65,6 +66,8 @@ def empirical_ntk(
     Source: Lee et al. 2019, eq 4.
     """
     path = explain_ntk(net, params, x1, x2, memory)
+    if mesh is None and max(len(x1), 0 if x2 is None else len(x2)) <= path.rows:
+        return _at_once(net, path, memory, params, x1, x2)
     symmetric = x2 is None
     x2 = x1 if symmetric else x2
     (starts1, rows1), (starts2, rows2) = (_starts(len(x), path.rows) for x in (x1, x2))
@@ -149,6 +152,14 @@ def _steps(net: Network, path: NtkPath, memory: int) -> _Steps:
         lambda params, x, start, rows: part(x, start, rows),
         lambda params, one, two: products(net, path.coupled, params, one, one if two is None else two),
     )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _at_once(net: Network, path: NtkPath, memory: int, params: PyTree, x1: Array, x2: Array | None) -> Array:
+    """A single block, as one program."""
+    steps = _steps(net, path, memory)
+    one = steps.factors(params, x1, 0, len(x1))
+    return steps.contract(params, one, None if x2 is None else steps.factors(params, x2, 0, len(x2)))
 
 
 def _one_by_one(steps: _Steps, inputs: tuple, corners: list, rows: tuple[int, int], symmetric: bool) -> Iterator[tuple]:

@@ -59,7 +59,8 @@ def empirical_ntk_by_layer(
         raise ValueError(f"`net` has no kernel by layer, because {error}; `empirical_ntk` takes it whole") from error
     one = layer_factors(net, params, x1)
     two = None if x2 is None else layer_factors(net, params, x2)
-    return {name: layer_ntk(call.layer, one[name], two and two[name]) for name, call in layers.items()}
+    share = lambda layer, name: layer_ntk(layer, one[name], two and two[name]).transpose(1, 3, 0, 2)
+    return {name: share(call.layer, name) for name, call in layers.items()}
 
 
 @partial(jax.jit, static_argnums=0)
@@ -71,12 +72,13 @@ def layer_factors(net: nn.Module, params: PyTree, x: Array) -> dict[str, Factors
 @partial(jax.jit, static_argnums=(0, 1))
 def sum_of_layers(layers: tuple, memory: int, one: dict, two: dict | None) -> Float[Array, "n1 n2 k k"]:
     """Θ̂ of the (name, layer) in `layers`."""
-    return reduce(jnp.add, [layer_ntk(layer, one[name], two and two[name], memory) for name, layer in layers])
+    shares = [layer_ntk(layer, one[name], two and two[name], memory) for name, layer in layers]
+    return reduce(jnp.add, shares).transpose(1, 3, 0, 2)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def layer_ntk(layer: Any, one: Factors, two: Factors | None, memory: int = 2**30) -> Float[Array, "n1 n2 k k"]:
-    """The share of one layer, Dense or Conv.
+def layer_ntk(layer: Any, one: Factors, two: Factors | None, memory: int = 2**30) -> Float[Array, "k n1 k n2"]:
+    """The share of one layer, Dense or Conv; outputs first, so that products of matrices need no transposition.
 
     Args:
         layer: with the fields of Dense, and without parameters.
@@ -86,7 +88,8 @@ def layer_ntk(layer: Any, one: Factors, two: Factors | None, memory: int = 2**30
     (x1, delta1), (x2, delta2) = one, one if two is None else two
     if not isinstance(layer, Conv):
         W_var, b_var = _gradient_variances(layer, x1.shape[1], delta1.dtype)
-        return (W_var * _gram(x1, x2) + b_var)[..., None, None] * _gram_of_deltas(delta1, delta2)
+        covariance = W_var * _product("ni,mi->nm", x1, x2) + b_var
+        return covariance[None, :, None] * _product("kno,lmo->knlm", delta1, delta2)
 
     images1, images2 = layer.padded(x1), layer.padded(x2)
     patches = jax.eval_shape(partial(_patches, layer), images1[0])  # (P, n)
@@ -99,7 +102,7 @@ def layer_ntk(layer: Any, one: Factors, two: Factors | None, memory: int = 2**30
         own = _by_positions(layer, (images1, delta1), (images2, delta2))
     else:
         own = _by_gradients(layer, (images1, delta1), None if two is None else (images2, delta2), memory)
-    return W_var * own + b_var * _gram_of_deltas(delta1.sum(2), delta2.sum(2))
+    return W_var * own + b_var * _product("kno,lmo->knlm", delta1.sum(2), delta2.sum(2))
 
 
 def _operations(n1: int, n2: int, outputs: int, positions: int, inputs: int, features: int) -> tuple[int, int]:
@@ -114,12 +117,11 @@ def _by_positions(layer: Conv, one: Factors, two: Factors) -> Array:
     patches = partial(_patches, layer)
     x2, delta2 = jax.vmap(patches)(two[0]), two[1]
 
-    def row(example: Factors) -> Array:
-        covariance = jnp.einsum("pi,mqi->pmq", patches(example[0]), x2, precision="highest")
-        products = jnp.einsum("kpo,lmqo->kpmlq", example[1], delta2, precision="highest")
-        return jnp.einsum("pmq,kpmlq->mkl", covariance, products, precision="highest")
+    def row(example: Factors) -> Array:  # (K, K, N2)
+        covariance = _product("pi,mqi->pmq", patches(example[0]), x2)
+        return _product("pmq,kpmlq->klm", covariance, _product("kpo,lmqo->kpmlq", example[1], delta2))
 
-    return lax.map(row, (one[0], one[1].swapaxes(0, 1)))
+    return lax.map(row, (one[0], one[1].swapaxes(0, 1))).swapaxes(0, 1)
 
 
 def _by_gradients(layer: Conv, one: Factors, two: Factors | None, memory: int) -> Array:
@@ -135,16 +137,16 @@ def _by_gradients(layer: Conv, one: Factors, two: Factors | None, memory: int) -
     chunk = max((c for c in divisors if c * each <= memory), default=1)
 
     def gradients(images: Array, deltas: Array) -> Array:  # (N, K, chunk n)
-        one_by_one = lambda example: jnp.matmul(example[1], _patches(layer, example[0]), precision="highest")
+        one_by_one = lambda example: _product("ap,pi->ai", example[1], _patches(layer, example[0]))
         return lax.map(one_by_one, (images, deltas)).reshape(len(images), outputs, -1)
 
     def add(total: Array, deltas: list[Array]) -> tuple[Array, None]:
         g = [gradients(images, delta) for (images, _), delta in zip(batches, deltas, strict=True)]
-        return total + _gram(g[0], g[-1], "nkg,mlg->nmkl"), None
+        return total + _product("nkg,mlg->nkml", g[0], g[-1]), None
 
     chunks = [_in_chunks(delta, chunk) for _, delta in batches]
-    zeros = jnp.zeros((len(batches[0][0]), len(batches[-1][0]), outputs, outputs), dtype)
-    return lax.scan(add, zeros, chunks)[0]
+    zeros = jnp.zeros((len(batches[0][0]), outputs, len(batches[-1][0]), outputs), dtype)
+    return lax.scan(add, zeros, chunks)[0].transpose(1, 0, 3, 2)
 
 
 def _in_chunks(delta: Array, chunk: int) -> Array:
@@ -174,9 +176,5 @@ def _gradient_variances(layer: Any, fan_in: int, dtype: Any) -> tuple[Any, Any]:
     return jnp.asarray(W_scale, dtype) ** 2, jnp.asarray(b_scale, dtype) ** 2
 
 
-def _gram(a: Array, b: Array, formula: str = "ni,mi->nm") -> Array:
+def _product(formula: str, a: Array, b: Array) -> Array:
     return jnp.einsum(formula, a, b, precision="highest")
-
-
-def _gram_of_deltas(delta1: Array, delta2: Array) -> Array:
-    return _gram(delta1, delta2, "kno,lmo->nmkl")
