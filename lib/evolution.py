@@ -126,5 +126,5 @@ def _integrate(loss, solver, theta_xx, y, f0_x, times, friction, tolerance):
         max_steps=MAX_STEPS,
         throw=False,
     )
-    a = jnp.zeros((times.size, *f0_x.shape), f0_x.dtype).at[order].set(solution.ys)
+    a = solution.ys[jnp.argsort(order)]
     return a.reshape(*times.shape, *f0_x.shape), solution.result == diffrax.RESULTS.successful
