@@ -8,7 +8,7 @@ import pytest
 from conftest import tolerance
 from scipy.linalg import expm
 
-from lib import descent, heavy_ball, max_learning_rate, momentum_flow, nesterov
+from lib import descent, flow, heavy_ball, max_learning_rate, momentum_flow, nesterov
 
 BOTH = pytest.mark.parametrize("method", [heavy_ball, nesterov])
 
@@ -122,6 +122,14 @@ def test_the_flow_has_no_seams():
         for values in momentum_flow(s, 0.0, 1.0):
             bend = jnp.abs(jnp.diff(values(lam), 2))
             assert float(bend.max()) < 1e-7 * s**4 + float(tolerance(lam)["atol"]) * s**2
+
+
+def test_under_strong_friction_the_flow_is_that_without_momentum(x64):
+    """One root is −λ√η, the other −1/√η: as their half-sum and half-difference the first would have two digits left."""
+    eta, lam, t = 1e-14, jnp.array([0.3, 1.0, 7.0]), 2.0
+    strong, without = momentum_flow(t / eta**0.5, 0.0, eta), flow(t)
+    np.testing.assert_allclose(strong.residual(lam), without.residual(lam), rtol=1e-11)
+    np.testing.assert_allclose(strong.response(lam), without.response(lam), rtol=1e-11)
 
 
 def test_small_steps_tend_to_the_flow(x64):
