@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ import jax.numpy as jnp
 from lib import data
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scipy", "matplotlib")
+# The parser of CPython 3.11 fails when two threads are in it.
+PARSING = Lock()
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -130,7 +133,9 @@ def device_memory() -> int:
 def _code_only(source: str) -> str:
     """The lines of a Python source that are code. By lines, so that every Python version agrees."""
     lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
+    with PARSING:
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             first, last = node.body[0].lineno - 1, node.body[0].end_lineno or node.body[0].lineno
             if not lines[first][: node.body[0].col_offset].strip():

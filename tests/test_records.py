@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +132,15 @@ def test_the_fingerprint_changes_with_what_the_numbers_depend_on(book):
     (book / "lib" / "data").mkdir()
     (book / "lib" / "data" / "images.npz").write_bytes(b"pixels")
     assert provenance.fingerprint(notebook) != before
+
+
+def test_fingerprints_may_be_taken_in_several_threads(book):
+    notebook = book / "book" / "experiments" / "figure_0.ipynb"
+    (book / "lib" / "long.py").write_text(
+        "\n".join(f"def f{i}(x): return [x + j for j in range({i})]" for i in range(2000))
+    )
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(provenance.fingerprint, [notebook] * 40))) == 1
 
 
 def test_code_on_the_docstrings_line_counts(book):
