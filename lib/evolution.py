@@ -126,5 +126,5 @@ def _integrate(loss, solver, theta_xx, y, f0_x, times, friction, tolerance):
         max_steps=MAX_STEPS,
         throw=False,
     )
-    a = solution.ys[jnp.argsort(order)]
+    a = jnp.asarray(solution.ys)[jnp.argsort(order)]
     return a.reshape(*times.shape, *f0_x.shape), solution.result == diffrax.RESULTS.successful

@@ -31,6 +31,7 @@ def test_numbers_are_as_defined(x64):
     assert float(report.rmse) == pytest.approx(float(jnp.sqrt(jnp.mean(gap**2))))
 
 
+@pytest.mark.once
 def test_wider_networks_are_more_linear():
     x, y = jnp.eye(6), jnp.cos(2 * jnp.arange(6.0))[:, None]
     half_square = lambda f, y: 0.5 * jnp.sum((f - y) ** 2)

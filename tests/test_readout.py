@@ -46,6 +46,7 @@ def test_parameterisations_have_the_same_covariance():
     np.testing.assert_allclose(empirical_nngp(standard, same, x), empirical_nngp(ntk, params, x), **tolerance(x))
 
 
+@pytest.mark.once
 def test_it_approaches_the_infinite_kernel_as_one_over_the_root_of_the_width():
     x = waves(6, 3, 0.3)
     widths, errors = [64, 512, 4096], []
