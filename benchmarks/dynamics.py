@@ -72,7 +72,7 @@ def main() -> None:
             f"{name:>15} {n:4d} {k:3d} {mine:8.3f}s {other:8.3f}s {mine / other:6.3f} {asked:6.2f}   "
             "{:8.1e}   {:8.1e}".format(*errors[name])
         )
-        failed += [name] if mine / other > asked or (name == "momentum" and errors[name][0] > errors[name][1]) else []
+        failed += [name] if mine / other > asked or (name != "squared" and errors[name][0] > errors[name][1]) else []
     failed += weights_against_coefficients()
     if failed:
         raise SystemExit(f"slower than asked, or less accurate: {', '.join(failed)}")
@@ -99,7 +99,8 @@ SOLVERS = {
     ),
     "squared": lambda theta, y, f0_x, eta, steps, _: train_outputs(decompose(theta), flow(eta * steps), y, f0_x),
     "cross-entropy": lambda theta, y, f0_x, eta, steps, _: (
-        f0_x + kernel_product(theta, evolve(cross_entropy, theta, y, f0_x, steps, eta))
+        # A tolerance at which the outputs err by as much as the peer's do at its own.
+        f0_x + kernel_product(theta, evolve(cross_entropy, theta, y, f0_x, steps, eta, tolerance=2.5e-8))
     ),
 }
 
