@@ -186,18 +186,14 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
 def _environment(wanted: Run) -> dict[str, str]:
     """Ours, less what would change a chapter's numbers and whatever a user's own Jupyter and IPython would add."""
     kept = {name: value for name, value in os.environ.items() if name not in ASIDE}
-    # Of two on one accelerator neither may take all of its memory at its start.
-    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if TOGETHER[wanted.scale] > 1 else {}
-    return (
-        kept
-        | shared
-        | {
-            "BOOK_FINGERPRINT": fingerprint(wanted.chapter.notebook),
-            "IPYTHONDIR": str(ROOT / "_build" / "ipython"),
-            "JUPYTER_PREFER_ENV_PATH": "1",
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        }
-    )
+    if TOGETHER[wanted.scale] > 1:  # of two on one accelerator neither may take all of its memory at its start
+        kept["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    return kept | {
+        "BOOK_FINGERPRINT": fingerprint(wanted.chapter.notebook),
+        "IPYTHONDIR": str(ROOT / "_build" / "ipython"),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
 
 
 def _wait(process: subprocess.Popen, limit: float, say: str, stop: Event) -> tuple[int, Any, float]:
