@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, PyTree
 
 from lib.convolution import Conv
@@ -111,7 +112,9 @@ def _backprop(net: nn.Module, params: PyTree, x: Array, weighted: dict) -> dict[
     f, pull_back, inputs = jax.vjp(tapped, zeros, has_aux=True)
     outputs = f.shape[-1]
     one_of_each = jnp.broadcast_to(jnp.eye(outputs, dtype=f.dtype)[:, None], (outputs, *f.shape))  # (K, N, K)
-    (deltas,) = jax.vmap(pull_back)(one_of_each)
+    # The windows of a convolution are large: for one output at a time they stay in the processor's cache.
+    convolves = any(isinstance(call.layer, Conv) for call in weighted.values())
+    (deltas,) = lax.map(pull_back, one_of_each) if convolves else jax.vmap(pull_back)(one_of_each)
     return {name: (inputs[name], deltas[name]) for name in weighted}
 
 

@@ -1,7 +1,9 @@
 """The convolutional layer, and how a window that moves over images acts on their covariances."""
 
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -12,6 +14,7 @@ from lib.kernels import State
 from lib.layers import weigh, weigh_kernel
 
 PADDINGS = ("SAME", "VALID", "CIRCULAR")
+BLOCK = 2**22  # bytes of windows made at a time on a CPU, about what one of its cores keeps at hand
 
 
 class Conv(nn.Module):
@@ -68,16 +71,26 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = check_images("Conv", x)
-        padded = self.padded(x)
-        convolve = lambda omega: lax.conv_general_dilated(
-            padded, omega, self.strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return weigh(self, x, (*self.window, x.shape[3], self.features), convolve)
+        convolve = _convolve_on_cpu if jax.default_backend() == "cpu" else _convolve
+        return weigh(self, x, (*self.window, x.shape[3], self.features), partial(convolve, self, self.padded(x)))
 
     @nn.nowrap
     def padded(self, x: Array) -> Array:
         """Images (N, H, W, C) with what the window finds around them, so that it lies inside wherever it goes."""
         return _pad(x, [(1,), (2,)], self._pads(x.shape[1:3]), self.padding)
+
+    @nn.nowrap
+    def windows(self, padded: Array) -> Array:
+        """What the window sees at each of its positions on a padded image (H, W, C): (H′, W′, n)."""
+        steps = zip(padded.shape[:2], self.window, self.strides, strict=True)
+        last_row, last_column = ((size - w) // s * s for size, w, s in steps)
+
+        def seen(a: int, b: int) -> Array:  # by pixel (a, b) of the window
+            stop = a + last_row + 1, b + last_column + 1, padded.shape[2]
+            return lax.slice(padded, (a, b, 0), stop, (*self.strides, 1))
+
+        height, width = self.window
+        return jnp.concatenate([seen(a, b) for a in range(height) for b in range(width)], axis=2)
 
     @nn.nowrap
     def needs(self, above: str) -> str:
@@ -129,6 +142,27 @@ def check_window(layer: str, size: tuple[int, ...], window: tuple[int, int], str
     for name, value in (("window", window), ("strides", strides)):
         if value[0] > size[0] or value[1] > size[1]:
             raise ValueError(f"`{name}` {value} of {layer} must not be larger than its input's {tuple(size)} positions")
+
+
+def _convolve(layer: Conv, padded: Array, omega: Array) -> Array:
+    """Σ_o x_{sp + o} ω_o."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(padded, omega, layer.strides, "VALID", dimension_numbers=layout)
+
+
+def _convolve_on_cpu(layer: Conv, padded: Array, omega: Array) -> Array:
+    """The same as products of matrices, which XLA differentiates within loops some 15 times faster than convolutions.
+
+    The windows of an image are many times the image: made for a few images at a time, and anew for derivatives, they
+    stay in the processor's cache.
+    """
+    weights = omega.reshape(-1, layer.features)
+    image = lambda padded: layer.windows(padded) @ weights
+    positions = jax.eval_shape(image, padded[0]).size // layer.features
+    blocks = -(-len(padded) * positions * len(weights) * padded.dtype.itemsize // BLOCK)
+    if blocks <= 1:
+        return jax.vmap(image)(padded)
+    return lax.map(jax.checkpoint(image, prevent_cse=False), padded, batch_size=-(-len(padded) // blocks))
 
 
 def _pad(k: Array, axes: list, pads: list[tuple[int, int]], padding: str) -> Array:

@@ -102,6 +102,8 @@ def layer_ntk(layer: Any, one: Factors, two: Factors | None, memory: int = 2**30
         own = _by_positions(layer, (images1, delta1), (images2, delta2))
     else:
         own = _by_gradients(layer, (images1, delta1), None if two is None else (images2, delta2), memory)
+    if layer.b_std is None:
+        return W_var * own
     return W_var * own + b_var * _product("kno,lmo->knlm", delta1.sum(2), delta2.sum(2))
 
 
@@ -136,17 +138,18 @@ def _by_gradients(layer: Conv, one: Factors, two: Factors | None, memory: int) -
     divisors = [c for c in range(1, layer.features + 1) if layer.features % c == 0]
     chunk = max((c for c in divisors if c * each <= memory), default=1)
 
-    def gradients(images: Array, deltas: Array) -> Array:  # (N, K, chunk n)
+    def gradients(images: Array, deltas: Array) -> Array:  # (N K, chunk n)
         one_by_one = lambda example: _product("ap,pi->ai", example[1], _patches(layer, example[0]))
-        return lax.map(one_by_one, (images, deltas)).reshape(len(images), outputs, -1)
+        return lax.map(one_by_one, (images, deltas)).reshape(len(images) * outputs, -1)
 
     def add(total: Array, deltas: list[Array]) -> tuple[Array, None]:
         g = [gradients(images, delta) for (images, _), delta in zip(batches, deltas, strict=True)]
-        return total + _product("nkg,mlg->nkml", g[0], g[-1]), None
+        return total + _product("ag,bg->ab", g[0], g[-1]), None
 
     chunks = [_in_chunks(delta, chunk) for _, delta in batches]
-    zeros = jnp.zeros((len(batches[0][0]), outputs, len(batches[-1][0]), outputs), dtype)
-    return lax.scan(add, zeros, chunks)[0].transpose(1, 0, 3, 2)
+    n1, n2 = (len(images) for images, _ in (batches[0], batches[-1]))
+    total, _ = lax.scan(add, jnp.zeros((n1 * outputs, n2 * outputs), dtype), chunks)
+    return total.reshape(n1, outputs, n2, outputs).transpose(1, 0, 3, 2)
 
 
 def _in_chunks(delta: Array, chunk: int) -> Array:
@@ -158,14 +161,8 @@ def _in_chunks(delta: Array, chunk: int) -> Array:
 
 def _patches(layer: Conv, padded: Array) -> Array:
     """What the window sees at each of its P positions on one padded image: (P, n)."""
-    (height, width), (down, right) = layer.window, layer.strides
-    rows, columns = ((size - w) // s + 1 for size, w, s in zip(padded.shape, layer.window, layer.strides, strict=False))
-
-    def shifted(a: int, b: int) -> Array:
-        stop = a + (rows - 1) * down + 1, b + (columns - 1) * right + 1, padded.shape[2]
-        return lax.slice(padded, (a, b, 0), stop, (down, right, 1)).reshape(rows * columns, -1)
-
-    return jnp.concatenate([shifted(a, b) for a in range(height) for b in range(width)], axis=1)
+    windows = layer.windows(padded)
+    return windows.reshape(-1, windows.shape[2])
 
 
 def _gradient_variances(layer: Any, fan_in: int, dtype: Any) -> tuple[Any, Any]:
