@@ -1,5 +1,6 @@
 """The convolutional layer, and how a window that moves over images acts on their covariances."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -82,15 +83,12 @@ class Conv(nn.Module):
     @nn.nowrap
     def windows(self, padded: Array) -> Array:
         """What the window sees at each of its positions on a padded image (H, W, C): (H′, W′, n)."""
-        steps = zip(padded.shape[:2], self.window, self.strides, strict=True)
-        last_row, last_column = ((size - w) // s * s for size, w, s in steps)
-
-        def seen(a: int, b: int) -> Array:  # by pixel (a, b) of the window
-            stop = a + last_row + 1, b + last_column + 1, padded.shape[2]
-            return lax.slice(padded, (a, b, 0), stop, (*self.strides, 1))
-
-        height, width = self.window
-        return jnp.concatenate([seen(a, b) for a in range(height) for b in range(width)], axis=2)
+        for axis in (1, 0):  # of each row, then of the image
+            size, stride = self.window[axis], self.strides[axis]
+            stop = (padded.shape[axis] - size) // stride * stride + 1
+            shifted = [lax.slice_in_dim(padded, o, o + stop, stride, axis) for o in range(size)]
+            padded = jnp.concatenate(shifted, axis=2)
+        return padded
 
     @nn.nowrap
     def needs(self, above: str) -> str:
@@ -151,18 +149,25 @@ def _convolve(layer: Conv, padded: Array, omega: Array) -> Array:
 
 
 def _convolve_on_cpu(layer: Conv, padded: Array, omega: Array) -> Array:
-    """The same as products of matrices, which XLA differentiates within loops some 15 times faster than convolutions.
+    """The same as products of matrices, which XLA differentiates within loops 15 times faster than convolutions."""
+    weights = omega.reshape(-1, layer.features)
+    return for_each_image(lambda windows: windows @ weights, layer, padded)
+
+
+def for_each_image(f: Callable, layer: Conv, padded: Array, *others: Array) -> Array:
+    """`f(windows, *others)` of every padded image: (N, ...).
 
     The windows of an image are many times the image: made for a few images at a time, and anew for derivatives, they
     stay in the processor's cache.
     """
-    weights = omega.reshape(-1, layer.features)
-    image = lambda padded: layer.windows(padded) @ weights
-    positions = jax.eval_shape(image, padded[0]).size // layer.features
-    blocks = -(-len(padded) * positions * len(weights) * padded.dtype.itemsize // BLOCK)
-    if blocks <= 1:
-        return jax.vmap(image)(padded)
-    return lax.map(jax.checkpoint(image, prevent_cse=False), padded, batch_size=-(-len(padded) // blocks))
+    one = lambda padded, *others: f(layer.windows(padded), *others)
+    windows = jax.eval_shape(layer.windows, padded[0])
+    count = max(1, BLOCK // (windows.size * windows.dtype.itemsize))
+    if len(padded) <= count:
+        return jax.vmap(one)(padded, *others)
+    blocks = -(-len(padded) // count)
+    again = jax.checkpoint(lambda arguments: one(*arguments), prevent_cse=False)
+    return lax.map(again, (padded, *others), batch_size=-(-len(padded) // blocks))
 
 
 def _pad(k: Array, axes: list, pads: list[tuple[int, int]], padding: str) -> Array:

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from lib.backprop import NotLayered, backprop, weighted_layers
-from lib.convolution import Conv
+from lib.convolution import Conv, for_each_image
 from lib.jacobian import check_batches
 
 # The input x (N, ...) of a layer, and the derivatives δ (K, N, ...) of the network's outputs by the layer's.
@@ -127,10 +127,7 @@ def _by_positions(layer: Conv, one: Factors, two: Factors) -> Array:
 
 
 def _by_gradients(layer: Conv, one: Factors, two: Factors | None, memory: int) -> Array:
-    """⟨G_a, G′_b⟩ with G_a = Σ_p δ_ap x_pᵀ, for as many features at a time as fit into memory.
-
-    Patches are many times the images: made for one example at a time they stay in the processor's cache.
-    """
+    """⟨G_a, G′_b⟩ with G_a = Σ_p δ_ap x_pᵀ, for as many features at a time as fit into memory."""
     batches = [one] if two is None else [one, two]
     outputs, dtype = len(one[1]), one[1].dtype
     inputs = jax.eval_shape(partial(_patches, layer), one[0][0]).shape[1]
@@ -139,8 +136,8 @@ def _by_gradients(layer: Conv, one: Factors, two: Factors | None, memory: int) -
     chunk = max((c for c in divisors if c * each <= memory), default=1)
 
     def gradients(images: Array, deltas: Array) -> Array:  # (N K, chunk n)
-        one_by_one = lambda example: _product("ap,pi->ai", example[1], _patches(layer, example[0]))
-        return lax.map(one_by_one, (images, deltas)).reshape(len(images) * outputs, -1)
+        gradient = lambda windows, delta: _product("ap,pi->ai", delta, windows.reshape(delta.shape[1], -1))
+        return for_each_image(gradient, layer, images, deltas).reshape(len(images) * outputs, -1)
 
     def add(total: Array, deltas: list[Array]) -> tuple[Array, None]:
         g = [gradients(images, delta) for (images, _), delta in zip(batches, deltas, strict=True)]

@@ -1,5 +1,7 @@
 """Convolutions and networks of images: layers by hand, the reference, a slow recursion, wide networks, gradients."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from conftest import tolerance
 from oracles import image_kernel, images
 
+from lib import convolution
 from lib.activations import erf, relu
 from lib.convolution import Conv
 from lib.empirical import empirical_ntk
@@ -89,6 +92,28 @@ def test_it_is_a_sum_over_a_window(padding, parameterization):
     for i, j in np.ndindex(h, w):
         expected[:, i, j] = np.tensordot(around[:, 2 * i : 2 * i + 3, j : j + 2], W, axes=3) + b
     np.testing.assert_allclose(layer.apply(params, x), expected, **tolerance(x))
+
+
+@pytest.mark.parametrize("block", ["one image", "two of five", "all at once"])
+@pytest.mark.parametrize(("window", "strides"), [((3, 3), (1, 1)), ((3, 2), (2, 1)), ((1, 1), (2, 3))])
+def test_products_and_convolutions_are_the_same(window, strides, block, monkeypatch):
+    """On a CPU the layer multiplies matrices, in blocks; elsewhere it calls XLA's convolution."""
+    padded, layer = jnp.asarray(images(5, 6, 7, 3, 0.0)), Conv(4, window, strides, "VALID")
+    windows = jax.eval_shape(layer.windows, padded[0])
+    assert windows.shape[2] == 3 * window[0] * window[1]
+    each = windows.size * windows.dtype.itemsize
+    monkeypatch.setattr(convolution, "BLOCK", {"one image": 1, "two of five": 2 * each}.get(block, 5 * each))
+    omega = jax.random.normal(KEY, (*window, 3, 4), padded.dtype)
+
+    def everything(convolve):
+        """Values, derivatives forwards, and the derivative backwards of one forwards, as linearised networks need."""
+        both = lambda padded, omega: jax.jvp(partial(convolve, layer), (padded, omega), (jnp.sin(padded), omega**2))
+        values, pull_back = jax.vjp(both, padded, omega)
+        return values, pull_back(jax.tree.map(jnp.cos, values))
+
+    outputs = [jax.jit(everything, static_argnums=0)(f) for f in (convolution._convolve, convolution._convolve_on_cpu)]
+    for one, other in zip(*map(jax.tree.leaves, outputs), strict=True):
+        np.testing.assert_allclose(one, other, **tolerance(padded, 10))
 
 
 @pytest.mark.parametrize(("parameterization", "omega_std"), [("ntk", 1.0), ("standard", 1.5 / np.sqrt(9 * 30))])
