@@ -8,7 +8,6 @@ the number of training steps, 30,000 under momentum and 10,000 under cross-entro
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from scipy.linalg import eigh, expm
 from scipy.special import softmax
 
 from benchmarks import peer
+from benchmarks.timing import seconds
 from lib import (
     decompose,
     descend,
@@ -35,7 +35,7 @@ from lib import (
     train_outputs,
 )
 
-ROUNDS, REPEATS, TIMES = 3, 2, 1000
+ROUNDS, TIMES = 3, 1000
 PEER = Path(__file__).parent / "peers" / "dynamics_neural_tangents.py"
 # Examples, outputs, momentum, the last step at η = 1/λ_max, and the largest ratio of times that passes.
 CASES = {
@@ -56,11 +56,11 @@ def main() -> None:
     for _ in range(ROUNDS):
         for name, (_, k, beta, last, _) in CASES.items():
             theta, y, f0_x, eta, steps = problems[name]
-            task = dict(n=len(y), k=k, momentum=beta, rate=eta, last=last, times=TIMES, repeats=REPEATS)
+            task = dict(n=len(y), k=k, momentum=beta, rate=eta, last=last, times=TIMES)
             result = peer.run("neural-tangents", PEER, name=name, **task)
             theirs[name] += result["seconds"]
-            f, seconds = timed(SOLVERS[name], theta, y, f0_x, eta, steps, beta)
-            ours[name] += seconds
+            f, own = timed(SOLVERS[name], theta, y, f0_x, eta, steps, beta)
+            ours[name] += own
             chosen = np.linspace(0, TIMES - 1, 9).astype(int)[1:]
             exact = truth(name, theta, y, f0_x, eta, np.asarray(steps)[chosen], beta)
             errors[name] = [abs(np.asarray(g) - exact).max() for g in (f[chosen], result["outputs"])]
@@ -135,9 +135,9 @@ def weights_against_coefficients(width: int = 2048, n: int = 256, k: int = 10) -
     }
     print(f"\nseconds a step, N = {n}, K = {k}, cross-entropy with momentum")
     base = step["weights of a 3×2048 network"]
-    for name, seconds in step.items():
-        print(f"{name:>30} {seconds:10.6f}s {seconds / base:8.5f} of the first")
-    return [name for name, seconds in step.items() if name.startswith("coefficients") and seconds / base > 0.01]
+    for name, each in step.items():
+        print(f"{name:>30} {each:10.6f}s {each / base:8.5f} of the first")
+    return [name for name, each in step.items() if name.startswith("coefficients") and each / base > 0.01]
 
 
 def per_step(run: Any, few: int, many: int) -> float:
@@ -147,14 +147,10 @@ def per_step(run: Any, few: int, many: int) -> float:
 
 
 def timed(f: Any, *arguments: Any) -> tuple[Any, list[float]]:
-    """What a call returns, and the seconds of each of several calls after one that compiles: more of short ones."""
+    """What a call returns, and the seconds of several such calls."""
     program = jax.jit(f, static_argnums=tuple(i for i, a in enumerate(arguments) if not isinstance(a, jax.Array)))
-    result, seconds = jax.block_until_ready(program(*arguments)), []
-    while len(seconds) < REPEATS or (sum(seconds) < 2 and len(seconds) < 25):
-        start = time.perf_counter()
-        jax.block_until_ready(program(*arguments))
-        seconds.append(time.perf_counter() - start)
-    return result, seconds
+    call = lambda: jax.block_until_ready(program(*arguments))
+    return call(), seconds(call)
 
 
 if __name__ == "__main__":

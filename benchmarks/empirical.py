@@ -11,7 +11,6 @@ multiplies large matrices in the same run.
 import os
 import statistics
 import sys
-import time
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import peer
+from benchmarks.timing import seconds
 from lib import convolutional, empirical_ntk, fully_connected, relu, wide_resnet
 from lib.backprop import weighted_layers
 from lib.convolution import Conv
@@ -131,17 +131,11 @@ def matmul_rate(size: int = 2048) -> float:
 
 
 def median_time(program: Any, *arguments: Any) -> float:
-    jax.block_until_ready(program(*arguments))
-    times = []
-    while len(times) < 5 or (sum(times) < 2 and len(times) < 25):
-        start = time.perf_counter()
-        jax.block_until_ready(program(*arguments))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(seconds(lambda: jax.block_until_ready(program(*arguments))))
 
 
-def milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:6.1f} ms"
+def milliseconds(time: float) -> str:
+    return f"{1e3 * time:6.1f} ms"
 
 
 if __name__ == "__main__":

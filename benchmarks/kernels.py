@@ -5,7 +5,6 @@ the table has the medians over all. The floor is the least that the formulas ask
 one triangle, layer after layer, and the Gram product of that triangle.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ import numpy as np
 from jax import lax
 
 from benchmarks import peer
+from benchmarks.timing import seconds
 from lib import Conv, Dense, Flatten, GlobalAveragePool, Sequential, duals, relu
 
-ROUNDS, REPEATS = 3, 5
+ROUNDS = 3
 PEER = Path(__file__).parent / "peers" / "kernels_neural_tangents.py"
 
 
@@ -41,12 +41,12 @@ def main() -> None:
     }
     for _ in range(ROUNDS):
         shapes = {name: shape for name, (_, shape, *_) in CASES.items()}
-        for name, result in peer.run("neural-tangents", PEER, shapes=shapes, repeats=REPEATS).items():
+        for name, result in peer.run("neural-tangents", PEER, shapes=shapes).items():
             theirs[name] += result["seconds"]
             corner = CASES[name][0].kernel(inputs[name]).ntk[:3, :3]
             np.testing.assert_allclose(corner, result["corner"], rtol=1e-3)
         for name, (net, *_) in CASES.items():
-            ours[name] += seconds(jax.jit(net.kernel), inputs[name])
+            ours[name] += timed(jax.jit(net.kernel), inputs[name])
     print(" kernel of           inputs      ours      peer  ratio  asked     floor ours/floor")
     failed = []
     for name, (_, shape, positions, asked) in CASES.items():
@@ -61,17 +61,6 @@ def main() -> None:
         raise SystemExit(f"slower than asked: {', '.join(failed)}")
 
 
-def seconds(f: Any, *arguments: Any) -> list[float]:
-    """Of each of REPEATS calls, after one that compiles."""
-    jax.block_until_ready(f(*arguments))
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(f(*arguments))
-        times.append(time.perf_counter() - start)
-    return times
-
-
 def floor(x: np.ndarray, positions: int) -> float:
     """Three duals on the triangle's entries, in pieces that fit the cache, and half of the Gram product."""
     piece = 2**16
@@ -84,7 +73,11 @@ def floor(x: np.ndarray, positions: int) -> float:
     if positions == 256:
         rows = np.moveaxis(x.reshape(len(x), positions, -1), 1, 0)
     gram = jax.jit(lambda a: jnp.matmul(a, a.swapaxes(-1, -2), precision="highest"))
-    return float(3 * np.median(seconds(dual, covariance)) + np.median(seconds(gram, rows)) / 2)
+    return float(3 * np.median(timed(dual, covariance)) + np.median(timed(gram, rows)) / 2)
+
+
+def timed(f: Any, x: Any) -> list[float]:
+    return seconds(lambda: jax.block_until_ready(f(x)))
 
 
 if __name__ == "__main__":

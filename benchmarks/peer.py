@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+ROOT = Path(__file__).parents[1]
 VARIABLE = "WIDE_NETWORKS_PEERS"
 PINS = {
     "neural-tangents": (
@@ -60,13 +61,14 @@ def run(peer: str, script: Path, **task: Any) -> Any:
 
     Args:
         peer: "neural-tangents" or "torch".
-        script: reads `task` as JSON from standard input. It cannot import this project.
+        script: reads `task` as JSON from standard input. Of this project it can import what needs Python alone.
         task: what the script is to do.
 
     Raises:
         PeerError: when the peer cannot be installed, or the script fails.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "JAX_", "XLA_"))}
+    clean["PYTHONPATH"] = str(ROOT)
     command = [environment(peer), "-c", PRELUDE, script]
     done = subprocess.run(command, input=json.dumps(task), env=clean, capture_output=True, text=True)
     if done.returncode != 0:

@@ -3,11 +3,12 @@
 import json
 import statistics
 import sys
-import time
 
 import jax
 import neural_tangents as nt
 from neural_tangents import stax
+
+from benchmarks.timing import seconds
 
 
 def main() -> None:
@@ -21,22 +22,14 @@ def main() -> None:
         for vmap_axes in (0, None)
         if implementation != nt.NtkImplementation.AUTO
     }
-    seconds = {}
+    medians = {}
     for name in task["ways"] or ways:
         implementation, vmap_axes = ways[name]
         kernel = nt.empirical_ntk_fn(apply_fn, trace_axes=(), vmap_axes=vmap_axes, implementation=implementation)
-        seconds[name] = median_time(jax.jit(lambda p, x, kernel=kernel: kernel(x, None, p)), params, x)
-    print(json.dumps(seconds))
-
-
-def median_time(program, *arguments) -> float:
-    program(*arguments).block_until_ready()
-    times = []
-    while len(times) < 3 or (sum(times) < 2 and len(times) < 25):
-        start = time.perf_counter()
-        program(*arguments).block_until_ready()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        program = jax.jit(lambda p, x, kernel=kernel: kernel(x, None, p))
+        call = lambda program=program: program(params, x).block_until_ready()
+        medians[name] = statistics.median(seconds(call))
+    print(json.dumps(medians))
 
 
 def dense(task):

@@ -7,11 +7,12 @@ of examples: hundreds of gigabytes here.
 import json
 import statistics
 import sys
-import time
 
 import torch
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
+
+from benchmarks.timing import seconds
 
 
 def main() -> None:
@@ -29,17 +30,7 @@ def main() -> None:
         jacobians = vmap(jacrev(single), (None, 0))(params, x).values()
         return sum(torch.einsum("Naf,Mbf->NMab", j.flatten(2), j.flatten(2)) for j in jacobians)
 
-    print(json.dumps(median_time(jacobian_contraction)))
-
-
-def median_time(program) -> float:
-    program()
-    times = []
-    while len(times) < 3 or (sum(times) < 2 and len(times) < 25):
-        start = time.perf_counter()
-        program()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    print(json.dumps(statistics.median(seconds(jacobian_contraction))))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 import json
 import sys
-import time
 
 import jax
 import numpy as np
 from neural_tangents import stax
+
+from benchmarks.timing import seconds
 
 
 def dense():
@@ -32,11 +33,6 @@ results = {}
 for name, shape in task["shapes"].items():
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     kernel = jax.jit(lambda x, k=NETWORKS[name]: k(x, None, ("nngp", "ntk")))
-    first = jax.block_until_ready(kernel(x))
-    seconds = []
-    for _ in range(task["repeats"]):
-        start = time.perf_counter()
-        jax.block_until_ready(kernel(x))
-        seconds.append(time.perf_counter() - start)
-    results[name] = {"seconds": seconds, "corner": np.asarray(first.ntk[:3, :3], float).tolist()}
+    call = lambda kernel=kernel, x=x: jax.block_until_ready(kernel(x))
+    results[name] = {"seconds": seconds(call), "corner": np.asarray(call().ntk[:3, :3], float).tolist()}
 print(json.dumps(results))
