@@ -105,15 +105,14 @@ def _corners(n1: int, n2: int, edge: int, symmetric: bool) -> list[tuple[int, in
 
 
 def _largest_edge(net: Any, x1: Array, x2: Array, memory: int) -> int:
-    """Rows of the largest square block that fits, to a fifth or so, from what the compiler says smaller ones take."""
-    longest = min(len(x1), len(x2))
-    edge = min(8, longest)
-    while edge < longest and (room := memory / block_bytes(net, x1, x2, edge)) > 1.5:
-        edge = min(longest, max(edge + 1, int(edge * room**0.5)))
+    """Rows of the largest square block that fits, to a fifth or so, from what the compiler says larger ones take."""
+    results = 2 * jax.eval_shape(net.kernel, x1[:1], x2[:1]).nngp.dtype.itemsize  # bytes of a pair's two entries
+    edge = max(1, min(len(x1), len(x2), int((memory / results) ** 0.5)))
     while (needed := block_bytes(net, x1, x2, edge)) > memory:
         if edge == 1:
             raise ValueError(f"`memory` must hold a block of one pair of inputs, {needed} bytes, got {memory}")
-        edge = max(1, int(edge * 0.9))
+        # About quadratic in the edge, and where it is less, this stays above the largest.
+        edge = max(1, int(edge * min(0.9, (memory / needed) ** 0.5)))
     return edge
 
 

@@ -122,7 +122,7 @@ def test_a_failed_chapter_counts_as_failed_until_its_code_changes(book, capsys):
 
 def test_a_chapter_that_hangs_is_ended(book, monkeypatch):
     monkeypatch.setitem(chapters.LIMITS, "quick", (600, 6))
-    receipt = run(book.write("slow", "import time\ntime.sleep(300)"))
+    receipt = run(book.write("slow", "import time\ntime.sleep(90)"))
     assert receipt["outcome"] == "timeout"
     assert 6 < receipt["elapsed"] < 20
 
@@ -138,7 +138,7 @@ def test_two_run_at_once_and_those_that_read_their_results_after_both(book):
 
 
 def test_an_interruption_ends_the_running_chapters_and_leaves_no_receipt(book, monkeypatch):
-    slow = [book.write(name, "import time\ntime.sleep(300)") for name in ("one", "two")]
+    slow = [book.write(name, "import time\ntime.sleep(90)") for name in ("one", "two")]
     bad = book.write("bad", "1")
     execute = chapters._execute
 
