@@ -37,7 +37,7 @@ def test_chapter_runs_and_its_claims_hold(chapter, capsys):
 
 def test_the_book_as_a_whole_is_quick():
     seconds = [Run(c).done()["cpu_seconds"] / 2 for c in CHAPTERS if c.has_parameters()]
-    assert sum(seconds) <= 15 * 60, "a quarter of an hour on two cores"
+    assert sum(seconds) <= 30 * len(seconds), "half a minute on two cores is the mean over the book"
 
 
 class Book:
@@ -122,7 +122,7 @@ def test_a_failed_chapter_counts_as_failed_until_its_code_changes(book, capsys):
 
 def test_a_chapter_that_hangs_is_ended(book, monkeypatch):
     monkeypatch.setitem(chapters.LIMITS, "quick", (600, 6))
-    receipt = run(book.write("slow", "import time\ntime.sleep(90)"))
+    receipt = run(book.write("slow", "import time\ntime.sleep(300)"))
     assert receipt["outcome"] == "timeout"
     assert 6 < receipt["elapsed"] < 20
 
