@@ -24,7 +24,7 @@ from lib import convolutional, empirical_ntk, fully_connected, relu, wide_resnet
 from lib.backprop import weighted_layers
 from lib.convolution import Conv
 
-ROUNDS = 3
+ROUNDS = 5
 NEURAL_TANGENTS = Path(__file__).parent / "peers" / "empirical_neural_tangents.py"
 TORCH = Path(__file__).parent / "peers" / "empirical_torch.py"
 

@@ -6,10 +6,10 @@ from typing import Any
 
 
 def seconds(call: Callable[[], Any]) -> list[float]:
-    """Of each of several calls that wait for their results, after one that compiles: of short ones more, up to 25."""
+    """Of each of several calls that wait for their results, after one that compiles: of short ones more, up to 300."""
     call()
     times = []
-    while len(times) < 3 or (sum(times) < 2 and len(times) < 25):
+    while len(times) < 3 or (sum(times) < 2 and len(times) < 300):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)

@@ -160,14 +160,15 @@ def for_each_image(f: Callable, layer: Conv, padded: Array, *others: Array) -> A
     The windows of an image are many times the image: made for a few images at a time, and anew for derivatives, they
     stay in the processor's cache.
     """
-    one = lambda padded, *others: f(layer.windows(padded), *others)
+    one = lambda given: f(layer.windows(given[0]), *given[1:])
     windows = jax.eval_shape(layer.windows, padded[0])
     count = max(1, BLOCK // (windows.size * windows.dtype.itemsize))
     if len(padded) <= count:
-        return jax.vmap(one)(padded, *others)
+        return jax.vmap(one)((padded, *others))
     blocks = -(-len(padded) // count)
-    again = jax.checkpoint(lambda arguments: one(*arguments), prevent_cse=False)
-    return lax.map(again, (padded, *others), batch_size=-(-len(padded) // blocks))
+    size = -(-len(padded) // blocks)
+    again = jax.checkpoint(one, prevent_cse=False)
+    return lax.map(again, (padded, *others), batch_size=None if size == 1 else size)  # XLA copies batches of one
 
 
 def _pad(k: Array, axes: list, pads: list[tuple[int, int]], padding: str) -> Array:

@@ -38,12 +38,19 @@ def jacobian(net: Network, coupled: bool, rows: int, params: PyTree, x: Array, s
 @jax.jit
 def contract(j1: PyTree, j2: PyTree) -> Float[Array, "n1 n2 k k"]:
     """Σ over leaves of ⟨J₁, J₂⟩."""
+    flat = lambda leaf: leaf.reshape(*leaf.shape[:2], -1)
+    shares = jax.tree.map(lambda a, b: inner_products(flat(a), flat(b)), j1, j2)
+    return jax.tree.reduce(jnp.add, shares).transpose(0, 2, 1, 3)
 
-    def leaf(a: Array, b: Array) -> Array:
-        a, b = a.reshape(*a.shape[:2], -1), b.reshape(*b.shape[:2], -1)
-        return jnp.einsum("nkp,mlp->nmkl", a, b, precision="highest")
 
-    return jax.tree.reduce(jnp.add, jax.tree.map(leaf, j1, j2))
+def inner_products(a: Array, b: Array) -> Array:
+    """⟨a_i, b_j⟩ over the last axis, for all i and j of the axes before it: (*i, *j).
+
+    One product of two matrices: of arrays with more axes XLA would first copy one, transposed.
+    """
+    rows = lambda array: array.reshape(-1, array.shape[-1])
+    matrix = jnp.einsum("ap,bp->ab", rows(a), rows(b), precision="highest")
+    return matrix.reshape(*a.shape[:-1], *b.shape[:-1])
 
 
 @partial(jax.jit, static_argnums=(0, 1))

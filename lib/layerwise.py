@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from lib.backprop import NotLayered, backprop, weighted_layers
 from lib.convolution import Conv, for_each_image
-from lib.jacobian import check_batches
+from lib.jacobian import check_batches, inner_products
 
 # The input x (N, ...) of a layer, and the derivatives δ (K, N, ...) of the network's outputs by the layer's.
 Factors = tuple[Array, Array]
@@ -88,8 +88,8 @@ def layer_ntk(layer: Any, one: Factors, two: Factors | None, memory: int = 2**30
     (x1, delta1), (x2, delta2) = one, one if two is None else two
     if not isinstance(layer, Conv):
         W_var, b_var = _gradient_variances(layer, x1.shape[1], delta1.dtype)
-        covariance = W_var * _product("ni,mi->nm", x1, x2) + b_var
-        return covariance[None, :, None] * _product("kno,lmo->knlm", delta1, delta2)
+        covariance = W_var * inner_products(x1, x2) + b_var
+        return covariance[None, :, None] * inner_products(delta1, delta2)
 
     images1, images2 = layer.padded(x1), layer.padded(x2)
     patches = jax.eval_shape(partial(_patches, layer), images1[0])  # (P, n)
@@ -104,7 +104,7 @@ def layer_ntk(layer: Any, one: Factors, two: Factors | None, memory: int = 2**30
         own = _by_gradients(layer, (images1, delta1), None if two is None else (images2, delta2), memory)
     if layer.b_std is None:
         return W_var * own
-    return W_var * own + b_var * _product("kno,lmo->knlm", delta1.sum(2), delta2.sum(2))
+    return W_var * own + b_var * inner_products(delta1.sum(2), delta2.sum(2))
 
 
 def _operations(n1: int, n2: int, outputs: int, positions: int, inputs: int, features: int) -> tuple[int, int]:
@@ -141,7 +141,7 @@ def _by_gradients(layer: Conv, one: Factors, two: Factors | None, memory: int) -
 
     def add(total: Array, deltas: list[Array]) -> tuple[Array, None]:
         g = [gradients(images, delta) for (images, _), delta in zip(batches, deltas, strict=True)]
-        return total + _product("ag,bg->ab", g[0], g[-1]), None
+        return total + inner_products(g[0], g[-1]), None
 
     chunks = [_in_chunks(delta, chunk) for _, delta in batches]
     n1, n2 = (len(images) for images, _ in (batches[0], batches[-1]))
