@@ -23,6 +23,7 @@ from lib import (
     LayerNorm,
     Residual,
     Sequential,
+    convolution,
     empirical_ntk,
     empirical_ntk_by_layer,
     erf,
@@ -116,6 +117,18 @@ def test_positions_and_gradients_in_any_memory_are_two_ways_to_one_convolution(x
         gradients = _by_gradients(layer, flat(one), None if same else flat(two), memory)
         np.testing.assert_allclose(gradients, positions, rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(layer_ntk(layer, one, two, memory) / layer_ntk(layer, one, two), 1, rtol=1e-10)
+
+
+@pytest.mark.parametrize("some", [1, 2])
+def test_gradients_of_some_images_at_a_time_are_those_of_all_at_once(x64, some, monkeypatch):
+    net = NETWORKS["strides, paddings, pooling, normalisation"]
+    params, x = finite(net, 5)
+    images, delta = layer_factors(net, params, x)["layers_3"]
+    layer, factors = net.layers[3], (images, delta.reshape(1, 5, -1, 5))
+    whole = _by_gradients(layer, factors, None, 2**30)
+    windows = jax.eval_shape(layer.windows, images[0])
+    monkeypatch.setattr(convolution, "BLOCK", some * windows.size * windows.dtype.itemsize)
+    np.testing.assert_allclose(_by_gradients(layer, factors, None, 2**30), whole, rtol=1e-12, atol=1e-14)
 
 
 class Custom(nn.Module):
