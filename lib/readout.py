@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lib.jacobian import check_batches
+from lib.jacobian import check_batches, inner_products
 from lib.layers import Dense, Sequential
 from lib.linearize import as_apply_fn
 
@@ -54,4 +54,4 @@ def _gram_of_features(net: Sequential, params: PyTree, x1: Array, x2: Array) -> 
     below, readout = Sequential(net.layers[:-1]), net.layers[-1]
     one, two = (as_apply_fn(below)(params, x) for x in (x1, x2))
     variances = jnp.asarray([readout.W_std, readout.b_std or 0], one.dtype) ** 2
-    return variances[0] * jnp.einsum("ni,mi->nm", one, two, precision="highest") / one.shape[1] + variances[1]
+    return variances[0] * inner_products(one, two) / one.shape[1] + variances[1]
