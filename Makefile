@@ -9,6 +9,8 @@ NAME ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 UNIT := tests lib --ignore=tests/test_chapters.py --ignore=tests/test_site.py
+# Most of their time goes into compiling: what was compiled is kept for the next time.
+KEPT := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/_build/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 .DELETE_ON_ERROR:
 .PHONY: help book test test-newest environment check unit chapters site serve chapter record claims data lock clean
@@ -56,8 +58,8 @@ check: $(INSTALLED)
 unit: $(INSTALLED)
 	@mkdir -p _build
 	@echo "Unit tests, at once with JAX's 64-bit mode off and (shown after) on; in double precision programs compile fast, not to be fast"
-	@JAX_ENABLE_X64=1 JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -q $(UNIT) >_build/unit-x64.log 2>&1 & other=$$!; \
-	  JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q $(UNIT); off=$$?; \
+	@$(KEPT) JAX_ENABLE_X64=1 JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -q $(UNIT) >_build/unit-x64.log 2>&1 & other=$$!; \
+	  $(KEPT) JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q $(UNIT); off=$$?; \
 	  wait $$other; on=$$?; cat _build/unit-x64.log; exit $$((off + on))
 
 test-newest:
