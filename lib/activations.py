@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lib import duals, smooth_duals
+from lib.checks import check_scalar
 from lib.kernels import State
 from lib.quadrature import quadrature
 
@@ -104,7 +105,7 @@ def leaky_relu(a: float) -> Activation:
         >>> leaky_relu(0.1)(jnp.array([-1.0, 2.0])).tolist() == [jnp.float32(-0.1), 2.0]
         True
     """
-    return Activation("leaky_relu", jax.nn.leaky_relu, duals.leaky_relu, (_real("a", a),))
+    return Activation("leaky_relu", jax.nn.leaky_relu, duals.leaky_relu, (check_scalar("a", a),))
 
 
 def polynomial(coefficients: Any) -> Activation:
@@ -130,18 +131,8 @@ def polynomial(coefficients: Any) -> Activation:
         )
     if len(coefficients) == 0:
         raise ValueError("`coefficients` must hold at least one number, of the constant first")
-    numbers = tuple(_real(f"coefficients[{i}]", c) for i, c in enumerate(coefficients))
+    numbers = tuple(check_scalar(f"coefficients[{i}]", c) for i, c in enumerate(coefficients))
     return Activation("polynomial", _polynomial, smooth_duals.polynomial, numbers)
-
-
-def _real(name: str, value: Any) -> float:
-    if (
-        not isinstance(value, int | float | np.number | np.ndarray | Array)
-        or jnp.ndim(value)
-        or jnp.iscomplexobj(value)
-    ):
-        raise TypeError(f"`{name}` must be a real number, got {value!r}")
-    return float(value)
 
 
 def _elementwise(x: Array, phi: Callable) -> Array:

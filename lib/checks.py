@@ -1,18 +1,28 @@
 """Arguments at the door: what they must be, or an error that names them."""
 
+from operator import index
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
 
 def check_size(name: str, value: Any, least: int = 1) -> int:
     """An integer of at least `least`, or an error that names the argument."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
-    return int(value)
+    if isinstance(value, bool | np.bool) or not hasattr(value, "__index__") or jnp.ndim(value):
+        raise TypeError(f"`{name}` must be an integer of at least {least}, got {value!r}")
+    try:
+        number = index(value)
+    except (TypeError, jax.errors.ConcretizationTypeError) as error:
+        raise TypeError(
+            f"`{name}` must be an integer of at least {least} that is known before compilation, got {value!r}"
+        ) from error
+    if number < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {number}")
+    return number
 
 
 def check_pair(name: str, value: Any) -> tuple[int, int]:
@@ -23,23 +33,78 @@ def check_pair(name: str, value: Any) -> tuple[int, int]:
     return height, width
 
 
-def scalar(name: str, value: Any) -> Any:
-    """A Python float, which promotes no dtype, or a traced scalar as it is."""
-    real = isinstance(value, int | float | np.number | np.ndarray | Array) and jnp.isrealobj(value)
-    if real and jnp.ndim(value) == 0:
-        try:
-            return float(value)
-        except jax.errors.ConcretizationTypeError:
-            return value
-    raise TypeError(f"`{name}` must be a real number, got {value!r}")
+def check_scalar(name: str, value: Any, least: float | None = None) -> Any:
+    """A Python float, which promotes no dtype, or a traced scalar as it is; at least `least`, where that is known."""
+    number = isinstance(value, int | float | np.number | np.ndarray | Array) and not isinstance(value, bool)
+    if not number or jnp.ndim(value) or not (jnp.isdtype(jnp.result_type(value), ("integral", "real floating"))):
+        raise TypeError(f"`{name}` must be a real number, got {value!r}")
+    try:
+        value = float(value)
+    except jax.errors.ConcretizationTypeError:
+        return value
+    if least is not None and not value >= least:
+        raise ValueError(f"`{name}` must be a number of at least {least:g}, got {value!r}")
+    return value
 
 
-def known(condition: Array) -> bool:
+def known(condition: Any) -> bool:
     """Whether a condition is known to hold: inside `jit` it may not be known yet."""
     try:
         return bool(condition)
     except jax.errors.ConcretizationTypeError:
         return False
+
+
+def check_steps(steps: Any) -> Array:
+    """Numbers of steps as an array of integers from 0 on, each as it came."""
+    count = steps if isinstance(steps, Array) else np.asarray(steps)
+    if count.size == 0 and not isinstance(steps, Array | np.ndarray):
+        count = count.astype(int)  # an empty list is one of floats to NumPy
+    if not jnp.issubdtype(count.dtype, jnp.integer):
+        raise TypeError(f"`steps` must be an integer or an array of integers, got {count.dtype}; is this a time?")
+    if known((count < 0).any()):
+        raise ValueError(f"`steps` must be 0 or more, got {int(count.min())}")
+    kept = jnp.asarray(count)
+    if isinstance(count, np.ndarray) and (np.asarray(kept) != count).any():
+        raise ValueError(f"`steps` must fit into {kept.dtype}, got {int(count.max())}; switch JAX's 64-bit mode on")
+    return kept
+
+
+def as_array(name: str, value: Any) -> Array:
+    """An array of numbers, or an error that names the argument; a kernel is a pair of arrays, and not one."""
+    if hasattr(value, "nngp") and hasattr(value, "ntk"):
+        raise TypeError(f"`{name}` must be an array, got a {type(value).__name__}; take its .ntk or its .nngp")
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be an array of numbers, got {type(value).__name__}") from error
+
+
+def check_targets(y: Any, f0_x: Any = None) -> Array:
+    """`y` as (N, K) targets, which outputs at initialisation have to fit where they are given."""
+    y = as_array("y", y)
+    if y.ndim != 2:
+        raise ValueError(f"`y` must have shape (N, K), got {y.shape}; a single output is (N, 1)")
+    if f0_x is not None and as_array("f0_x", f0_x).shape != y.shape:
+        raise ValueError(f"`f0_x` must have the shape of `y`, {y.shape}, got {jnp.shape(f0_x)}")
+    return y
+
+
+def check_loss(loss: Any, f: Any, y: Any) -> None:
+    """Or an error that names the argument; `f` and `y` are arrays, or their shapes and dtypes."""
+    if not callable(loss):
+        raise TypeError(f"`loss` must be a function loss(f, y), got {type(loss).__name__}")
+    value = jax.eval_shape(loss, f, y)
+    if jnp.shape(value) != ():
+        raise ValueError(f"`loss` must return one number, got an array of shape {value.shape}; sum over examples")
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Or an error that names the argument."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"`optimizer` must be an Optax optimiser such as optax.sgd(0.1), got {type(optimizer).__name__}"
+        )
 
 
 def check_parameterization(value: Any) -> None:

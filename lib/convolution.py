@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array
 
-from lib.checks import check_images, check_pair, check_parameterization, check_size, scalar
+from lib.checks import check_images, check_pair, check_parameterization, check_scalar, check_size
 from lib.kernels import State
 from lib.layers import weigh, weigh_kernel
 
@@ -64,8 +64,8 @@ class Conv(nn.Module):
         self.strides = check_pair("strides", self.strides)
         if self.padding not in PADDINGS:
             raise ValueError(f"`padding` must be one of {PADDINGS}, got {self.padding!r}")
-        self.W_std = scalar("W_std", self.W_std)
-        self.b_std = None if self.b_std is None else scalar("b_std", self.b_std)
+        self.W_std = check_scalar("W_std", self.W_std)
+        self.b_std = None if self.b_std is None else check_scalar("b_std", self.b_std)
         check_parameterization(self.parameterization)
         super().__post_init__()
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from lib.checks import as_array, check_targets
 from lib.filters import Filter
 from lib.linearize import Network, as_apply_fn
 
@@ -195,6 +196,7 @@ def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:
 
 def as_matrix(theta: Array) -> Array:
     """(N, N) as it is; (N, N, K, K) as (N·K, N·K), example by example."""
+    theta = as_array("theta", theta)
     square = theta.ndim in (2, 4) and theta.shape[0] == theta.shape[1] and theta.shape[2:3] == theta.shape[3:4]
     if not square:
         raise ValueError(f"`theta` must have shape (N, N) or (N, N, K, K), got {theta.shape}; is it Θ(x, X)?")
@@ -213,11 +215,7 @@ def _filtered(spectrum: Spectrum, values: Float[Array, "*t modes"], r: Float[Arr
 
 
 def _check_targets(spectrum: Spectrum, y: Array, f0_x: Array) -> None:
-    if y.ndim != 2:
-        raise ValueError(f"`y` must have shape (N, K), got {y.shape}; a single output is (N, 1)")
-    if f0_x.shape != y.shape:
-        raise ValueError(f"`f0_x` must have the shape of `y`, {y.shape}, got {f0_x.shape}")
-    n, k = y.shape
+    n, k = check_targets(y, f0_x).shape
     if len(spectrum.eigenvalues) not in (n, n * k):
         raise ValueError(
             f"`spectrum` has {len(spectrum.eigenvalues)} modes, expected N = {n} or N·K = {n * k} for `y` of shape "

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.checks import known
+from lib.checks import as_array, check_loss, check_targets, known
 from lib.dynamics import as_matrix
 
 Loss = Callable[[Array, Array], Array]
@@ -84,16 +84,11 @@ def evolve(
 
 def check_problem(loss: Loss, theta_xx: Array, y: Array, f0_x: Array) -> None:
     """Or an error that names the argument."""
-    if y.ndim != 2:
-        raise ValueError(f"`y` must have shape (N, K), got {y.shape}; a single output is (N, 1)")
-    if f0_x.shape != y.shape:
-        raise ValueError(f"`f0_x` must have the shape of `y`, {y.shape}, got {f0_x.shape}")
-    n, k = y.shape
+    n, k = check_targets(y, f0_x).shape
+    theta_xx = as_array("theta_xx", theta_xx)
     if theta_xx.shape not in ((n, n), (n, n, k, k)):
         raise ValueError(f"`theta_xx` must have shape {(n, n)} or {(n, n, k, k)}, got {theta_xx.shape}; is it Θ(x, X)?")
-    value = jax.eval_shape(loss, f0_x, y)
-    if value.shape != ():
-        raise ValueError(f"`loss` must return one number, got an array of shape {value.shape}; sum over examples")
+    check_loss(loss, f0_x, y)
 
 
 def multiplication(theta_xx: Float[Array, "n n *kk"]) -> Callable[[Array], Array]:

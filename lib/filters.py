@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.checks import known
+from lib.checks import check_steps
 
 
 class Filter(NamedTuple):
@@ -80,7 +80,7 @@ def descent(learning_rate: ArrayLike, steps: ArrayLike) -> Filter:
 
     Source: Lee et al. 2019, section 2.2, with its exponent corrected.
     """
-    count = integer_steps(steps)
+    count = check_steps(steps)
 
     def split(eigenvalues):
         eta = jnp.asarray(learning_rate, eigenvalues.dtype)
@@ -99,16 +99,6 @@ def descent(learning_rate: ArrayLike, steps: ArrayLike) -> Filter:
         return jnp.where(lam > 0, learnt, eta * i)
 
     return Filter(residual, response)
-
-
-def integer_steps(steps: ArrayLike) -> Array:
-    """`steps` as an array of integers from 0 on, or an error."""
-    count = jnp.asarray(steps)
-    if not jnp.issubdtype(count.dtype, jnp.integer):
-        raise TypeError(f"`steps` must be an integer or an array of integers, got {count.dtype}; is this a time?")
-    if known((count < 0).any()):
-        raise ValueError(f"`steps` must be 0 or more, got {int(count.min())}")
-    return count
 
 
 def _positive(eigenvalues: Array) -> Array:

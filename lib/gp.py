@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike, Float
 
+from lib.checks import as_array, check_targets
 from lib.dynamics import Spectrum, decompose
 from lib.filters import Filter
 from lib.kernels import Kernel
@@ -154,9 +155,8 @@ def _whitened(k: Float[Array, "n n"], noise_variance: Array, *sides: Array) -> l
 
 
 def _check(k_xx: Array, k_tx: Array, k_tt: Array, y: Array) -> None:
-    if y.ndim != 2:
-        raise ValueError(f"`y` must have shape (N, K), got {y.shape}; a single output is (N, 1)")
-    n, m = len(y), len(k_tt)
+    k_xx, k_tx, k_tt = (as_array(name, k) for name, k in (("k_xx", k_xx), ("k_tx", k_tx), ("k_tt", k_tt)))
+    n, m = len(check_targets(y)), len(k_tt)
     for name, k, shape in [("xx", k_xx, (n, n)), ("tx", k_tx, (m, n)), ("tt", k_tt, (m, m))]:
         if k.shape != shape:
             raise ValueError(

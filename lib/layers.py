@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from lib.activations import Activation
-from lib.checks import check_floating, check_parameterization, check_size, scalar
+from lib.checks import check_floating, check_parameterization, check_scalar, check_size
 from lib.kernels import Kernel, State, at_equal_positions, check_inputs, input_state
 from lib.tiles import in_tiles, tile_edge
 
@@ -52,8 +52,8 @@ class Dense(nn.Module):
 
     def __post_init__(self):
         self.features = check_size("features", self.features)
-        self.W_std = scalar("W_std", self.W_std)
-        self.b_std = None if self.b_std is None else scalar("b_std", self.b_std)
+        self.W_std = check_scalar("W_std", self.W_std)
+        self.b_std = None if self.b_std is None else check_scalar("b_std", self.b_std)
         check_parameterization(self.parameterization)
         super().__post_init__()
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike, Float
 
+from lib.checks import as_array, check_targets
+
 
 def log_marginal_likelihood(
     k_xx: Float[Array, "n n"], y: Float[Array, "n k"], noise_variance: ArrayLike = 0.0
@@ -30,10 +32,8 @@ def log_marginal_likelihood(
 
     Source: the Gaussian of Lee et al. 2019, eq 12.
     """
-    if y.ndim != 2:
-        raise ValueError(f"`y` must have shape (N, K), got {y.shape}; a single output is (N, 1)")
-    n, k = y.shape
-    if k_xx.shape != (n, n):
+    n, k = check_targets(y).shape
+    if as_array("k_xx", k_xx).shape != (n, n):
         raise ValueError(f"`k_xx` must have shape {(n, n)} for N = {n} targets, got {k_xx.shape}")
     factor = jnp.linalg.cholesky(k_xx + noise_variance * jnp.eye(n, dtype=k_xx.dtype))
     whitened = solve_triangular(factor, y, lower=True)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from lib.filters import Filter, integer_steps
+from lib.checks import check_steps
+from lib.filters import Filter
 
 
 def heavy_ball(learning_rate: ArrayLike, momentum: ArrayLike, steps: ArrayLike) -> Filter:
@@ -116,7 +117,7 @@ def _repeated(step: Callable, learning_rate: ArrayLike, momentum: ArrayLike, ste
 
     Without the 1 the same map takes (1, 0) to the residual: the first row of Sⁱ holds both g and h/η.
     """
-    count = integer_steps(steps)
+    count = check_steps(steps)
 
     def change(eigenvalues):  # S − 1, (3, 3, n)
         eta, beta = (jnp.asarray(value, eigenvalues.dtype) for value in (learning_rate, momentum))
@@ -152,7 +153,7 @@ def _first_row(change: Float[Array, "3 3 n"], count: Int[Array, "*t"], c: int) -
 
     identity = jnp.eye(3, dtype=change.dtype)[..., None]
     start = jnp.broadcast_to((1 - c) * first, (3, *count.shape, change.shape[-1]))
-    bits = jnp.arange(jnp.iinfo(count.dtype).bits - 1)
+    bits = jnp.arange(int(jnp.iinfo(count.dtype).max).bit_length())
     (row, _), _ = jax.lax.scan(double, (start, change + (1 - c) * identity), bits)
     return row
 

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array
 
-from lib.checks import check_floating, scalar
+from lib.checks import check_floating, check_scalar
 from lib.kernels import State
 
 
@@ -33,7 +33,7 @@ class LayerNorm(nn.Module):
     nonlinear = True
 
     def __post_init__(self):
-        self.epsilon = scalar("epsilon", self.epsilon)
+        self.epsilon = check_scalar("epsilon", self.epsilon)
         super().__post_init__()
 
     def __call__(self, x: Array) -> Array:
@@ -83,7 +83,7 @@ class BatchNorm(nn.Module):
     epsilon: Any = 1e-5
 
     def __post_init__(self):
-        self.epsilon = scalar("epsilon", self.epsilon)
+        self.epsilon = check_scalar("epsilon", self.epsilon)
         super().__post_init__()
 
     def __call__(self, x: Array) -> Array:

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from lib.checks import check_optimizer, check_steps
 from lib.evolution import Loss, check_problem, multiplication
-from lib.filters import integer_steps
 
 
 def descend(
@@ -54,12 +54,9 @@ def descend(
     Source: Lee et al. 2019, eq S2, for any linear optimiser.
     """
     check_problem(loss, theta_xx, y, f0_x)
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            f"`optimizer` must be an Optax optimiser such as optax.sgd(0.1), got {type(optimizer).__name__}"
-        )
+    check_optimizer(optimizer)
     with jax.ensure_compile_time_eval():
-        count = np.asarray(integer_steps(steps))
+        count = np.asarray(check_steps(steps))
     _check_linear(optimizer)
     visited, places = np.unique(count, return_inverse=True)
     return _descend(loss, optimizer, theta_xx, y, f0_x, tuple(visited.tolist()))[places.reshape(count.shape)]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lib.checks import scalar
+from lib.checks import check_scalar
 from lib.empirical import ntk_vector_product
 from lib.linearize import Network
 
@@ -56,7 +56,7 @@ def ntk_solve(
 
     Source: Lee et al. 2019, eq 4; Hestenes & Stiefel 1952.
     """
-    ridge = jnp.asarray(scalar("ridge", ridge), v.dtype)
+    ridge = jnp.asarray(check_scalar("ridge", ridge), v.dtype)
     product = lambda a: ntk_vector_product(net, params, x, x, a) + ridge * a
     a, _ = jax.scipy.sparse.linalg.cg(product, v, tol=tolerance, maxiter=steps)
     return Solution(a, jnp.linalg.norm(product(a) - v) / jnp.linalg.norm(v))

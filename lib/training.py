@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from lib.checks import check_loss, check_optimizer, check_size
 from lib.linearize import Network, as_apply_fn
 
 
@@ -73,7 +74,8 @@ def train(
 
     Source: the training of Lee et al. 2019, section 3.
     """
-    at = tuple(int(i) for i in at)
+    steps = check_size("steps", steps, least=0)
+    at = tuple(check_size(f"at[{i}]", step, least=0) for i, step in enumerate(at))
     _check(net, params, loss, optimizer, x, y, steps, batch, key, at)
     order = None if batch is None or key is None else _minibatches(key, len(x), batch, steps)
     params, observed = _loop(net, loss, optimizer, steps, at, observe, params, x, y, order)
@@ -118,20 +120,11 @@ def _minibatches(key: Array, n: int, batch: int, steps: int) -> Int[Array, "step
 
 
 def _check(net, params, loss, optimizer, x, y, steps, batch, key, at) -> None:
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            f"`optimizer` must be an Optax optimiser such as optax.sgd(0.1), got {type(optimizer).__name__}"
-        )
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise TypeError(f"`steps` must be an integer, got {steps!r}")
-    if steps < 0:
-        raise ValueError(f"`steps` must be 0 or more, got {steps}")
+    check_optimizer(optimizer)
     f = jax.eval_shape(as_apply_fn(net), params, x)
     if y.shape != f.shape:
         raise ValueError(f"`y` must have the shape (N, K) = {f.shape} of the outputs, got {y.shape}")
-    value = jax.eval_shape(loss, f, y)
-    if value.shape != ():
-        raise ValueError(f"`loss` must return one number, got an array of shape {value.shape}; sum over examples")
+    check_loss(loss, f, y)
     if batch is not None and not 0 < batch <= len(x):
         raise ValueError(f"`batch` must be between 1 and N = {len(x)}, got {batch}")
     if batch is not None and key is None:

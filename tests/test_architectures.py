@@ -247,8 +247,8 @@ def test_duplicates_have_the_kernel_of_one(x64):
 
 
 def test_errors_name_the_argument():
-    for depth in (-1, 1.5, True, "3"):
-        with pytest.raises(ValueError, match="`depth` must be an integer of at least 0"):
+    for depth, error in ((-1, ValueError), (1.5, TypeError), (True, TypeError), ("3", TypeError)):
+        with pytest.raises(error, match="`depth` must be an integer of at least 0"):
             fully_connected(8, depth, 1, relu, 1.4, 0.1)
     with pytest.raises(TypeError, match=r"`activation` must be an activation such as lib\.relu, got 'relu'"):
         fully_connected(8, 2, 1, "relu", 1.4, 0.1)
@@ -258,7 +258,7 @@ def test_errors_name_the_argument():
         fully_connected(8, 2, 1, jnp.tanh, 1.4, 0.1)
     with pytest.raises(ValueError, match="`width` must be an integer of at least 1, got 0"):
         fully_connected(0, 2, 1, relu, 1.4, 0.1)
-    with pytest.raises(ValueError, match=r"`outputs` must be an integer of at least 1, got 2\.0"):
+    with pytest.raises(TypeError, match=r"`outputs` must be an integer of at least 1, got 2\.0"):
         fully_connected(8, 2, 2.0, relu, 1.4, 0.1)
 
 

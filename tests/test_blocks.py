@@ -113,7 +113,7 @@ def test_errors_name_the_argument():
     x = waves(4, 3, 0.0)
     with pytest.raises(TypeError, match="`net` must be a network of layers, such as Sequential, got function"):
         kernel_in_blocks(lambda params, x: x, x)
-    with pytest.raises(ValueError, match=r"`memory` must be an integer of at least 1, got 1\.5"):
+    with pytest.raises(TypeError, match=r"`memory` must be an integer of at least 1, got 1\.5"):
         kernel_in_blocks(DENSE, x, memory=1.5)
     with pytest.raises(ValueError, match=r"`memory` must hold a block of one pair of inputs, \d+ bytes, got 10"):
         kernel_in_blocks(DENSE, x, memory=10)

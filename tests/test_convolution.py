@@ -314,7 +314,7 @@ def test_fields_that_are_wrong_are_named():
             Conv(4, window)
     with pytest.raises(ValueError, match="`window` must be an integer of at least 1, got 0"):
         Conv(4, (3, 0))
-    with pytest.raises(ValueError, match=r"`strides` must be an integer of at least 1, got 1\.5"):
+    with pytest.raises(TypeError, match=r"`strides` must be an integer of at least 1, got 1\.5"):
         Conv(4, (3, 3), (1, 1.5))
     with pytest.raises(ValueError, match=r"`padding` must be one of \('SAME', 'VALID', 'CIRCULAR'\), got 'same'"):
         Conv(4, (3, 3), padding="same")

@@ -288,8 +288,8 @@ def test_inputs_that_do_not_fit_are_named(compile):
 
 
 def test_fields_that_are_wrong_are_named():
-    for features in (0, 2.5, True, "64"):
-        with pytest.raises(ValueError, match="`features` must be an integer of at least 1"):
+    for features, error in ((0, ValueError), (2.5, TypeError), (True, TypeError), ("64", TypeError)):
+        with pytest.raises(error, match="`features` must be an integer of at least 1"):
             Dense(features)
     with pytest.raises(TypeError, match=r"`W_std` must be a real number, got '1\.5'"):
         Dense(3, W_std="1.5")

@@ -116,7 +116,7 @@ def test_errors_name_the_argument():
     cases = [
         (TypeError, "`optimizer` must be an Optax optimiser", dict(optimizer=0.1)),
         (TypeError, "`steps` must be an integer", dict(steps=3.0)),
-        (ValueError, "`steps` must be 0 or more", dict(steps=-1)),
+        (ValueError, "`steps` must be an integer of at least 0", dict(steps=-1)),
         (ValueError, r"`y` must have the shape \(N, K\)", dict(y=y[:, 0])),
         (ValueError, "`loss` must return one number", dict(loss=lambda f, y: (f - y) ** 2)),
         (ValueError, "`batch` must be between 1 and N = 5", dict(batch=6, key=jax.random.key(0))),
