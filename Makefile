@@ -8,12 +8,9 @@ NAME ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-UNIT := tests lib --ignore=tests/test_chapters.py --ignore=tests/test_site.py
-# Most of their time goes into compiling: what was compiled is kept for the next time.
-KEPT := JAX_COMPILATION_CACHE_DIR="$(CURDIR)/_build/compiled" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 .DELETE_ON_ERROR:
-.PHONY: help book test test-newest environment check unit chapters site serve chapter record claims data lock clean
+.PHONY: help book test test-newest environment check unit chapters times site serve chapter record claims data lock clean
 
 help:
 	@echo "make book                          run what has changed, build the pages, say where they are"
@@ -21,6 +18,7 @@ help:
 	@echo "make test-newest PYTHON=python3.13            the unit tests on the newest JAX, with Python 3.12 or later"
 	@echo "make serve [PORT=8000]             show the built pages at http://localhost:8000"
 	@echo "make chapter NAME=figure_3 [SCALE=paper]      run one chapter"
+	@echo "make times                         what each chapter costs, in units that a slow machine does not change"
 	@echo "make claims [NAME=figure_3] [SEEDS=5] [SCALE=quick]      rerun over seeds and record the intervals"
 	@echo "make record [NAME=figure_3] [SCALE=paper]     keep results in book/results"
 	@echo "make data                          fetch and verify the complete MNIST and CIFAR-10"
@@ -36,6 +34,7 @@ test: check unit
 	$(BIN)/python -m pytest -q tests/test_chapters.py
 	@$(MAKE) --no-print-directory site
 	$(BIN)/python -m pytest -q tests/test_site.py
+	@$(BIN)/python -m benchmarks.chapters --total || true
 
 environment: $(INSTALLED)
 
@@ -56,17 +55,16 @@ check: $(INSTALLED)
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 unit: $(INSTALLED)
-	@mkdir -p _build
-	@echo "Unit tests, at once with JAX's 64-bit mode off and (shown after) on; in double precision programs compile fast, not to be fast"
-	@$(KEPT) JAX_ENABLE_X64=1 JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -q $(UNIT) >_build/unit-x64.log 2>&1 & other=$$!; \
-	  $(KEPT) JAX_ENABLE_X64=0 $(BIN)/python -m pytest -q $(UNIT); off=$$?; \
-	  wait $$other; on=$$?; cat _build/unit-x64.log; exit $$((off + on))
+	@$(BIN)/python -m tools.unit
 
 test-newest:
 	@$(PYTHON) -m tools.newest_jax
 
 chapters: $(INSTALLED)
 	@$(BIN)/python -m tools.chapters --scale $(SCALE)
+
+times: chapters
+	@$(BIN)/python -m benchmarks.chapters
 
 # Sphinx reads a page once: after a failed build it would pass over the pages it has warned about. So it forgets them.
 site: chapters

@@ -24,6 +24,7 @@ from lib import data
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scipy", "matplotlib")
 # The parser of CPython 3.11 fails when two threads are in it.
 PARSING = Lock()
+CONTAINER = Path("/sys/fs/cgroup")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -115,17 +116,25 @@ def device() -> str:
     """The default JAX device in words: platform, kind, how many."""
     first = jax.devices()[0]
     if first.platform == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return f"cpu: {_processor()}, {cores} cores"
+        return f"cpu: {_processor()}, {cores()} cores"
     return f"{first.platform}: {jax.device_count()} × {first.device_kind}"
 
 
 def device_memory() -> int:
-    """Bytes of memory of the default device; of the machine, or what its container may use, for a CPU."""
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-    if limit:
-        return limit
-    container = next(_lines(Path("/sys/fs/cgroup/memory.max")), "max")
+    """Bytes of memory of the default device; for a CPU those of `memory`."""
+    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or memory()
+
+
+def cores() -> int:
+    """The processor cores that we may use: of the machine, less what our affinity and our container leave out."""
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = next(_lines(CONTAINER / "cpu.max"), "max").partition(" ")
+    return min(ours, max(1, int(quota) // int(period))) if quota.isdigit() else ours
+
+
+def memory() -> int:
+    """Bytes of main memory that we may use: of the machine, or of our container."""
+    container = next(_lines(CONTAINER / "memory.max"), "max")
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(machine, int(container)) if container.isdigit() else machine
 

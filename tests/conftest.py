@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import jax
@@ -18,6 +19,14 @@ def tolerance(like, scale=1.0):
     """
     bound = {"float64": 1e-10, "float32": 2e-5}[str(jnp.result_type(like))] * scale
     return {"rtol": bound, "atol": bound}
+
+
+def alive(pid):
+    """Whether a process runs; one that nobody has asked for its exit status does not."""
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self").exists():
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return subprocess.run(("ps", "-p", str(pid)), capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture

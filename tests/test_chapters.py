@@ -4,12 +4,15 @@ import json
 import subprocess
 import time
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 import yaml
+from conftest import alive
 from sphinx.errors import ExtensionError
 
+from benchmarks import chapters as costs
 from lib.provenance import Stopwatch, fingerprint, provenance
 from lib.records import Recorded
 from tools import chapters, pages, results
@@ -24,20 +27,13 @@ def test_chapter_runs_and_its_claims_hold(chapter, capsys):
     with capsys.disabled():
         receipt = run(Run(chapter), say=f"\n  {chapter.name}")
     assert receipt["outcome"] == "ok", receipt["error"]
-    # Two cores for a minute. CPU time, so that a machine at work on other things is no failure.
-    assert receipt["cpu_seconds"] <= 120
-    assert receipt["peak_memory"] <= 4e9
+    assert receipt["peak_memory"] <= chapters.MEMORY
     if not chapter.has_parameters():
         return
     record = json.loads(Run(chapter).result.read_text(encoding="utf-8"))
     assert record["claims"]
     assert all(claim["holds"] for claim in record["claims"])
     assert record["provenance"]["fingerprint"] == fingerprint(chapter.notebook)
-
-
-def test_the_book_as_a_whole_is_quick():
-    seconds = [Run(c).done()["cpu_seconds"] / 2 for c in CHAPTERS if c.has_parameters()]
-    assert sum(seconds) <= 30 * len(seconds), "half a minute on two cores is the mean over the book"
 
 
 class Book:
@@ -74,6 +70,7 @@ COUNT = "with open('count', 'a') as file:\n    file.write('ran ')"
 def book(tmp_path, monkeypatch):
     monkeypatch.setattr(chapters, "ROOT", tmp_path)
     monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(chapters, "_calibrate", lambda wanted, stop: 2.0)
     (tmp_path / "book").mkdir()
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "code.py").write_text("x = 1\n")
@@ -143,35 +140,62 @@ def test_a_chapter_that_hangs_is_ended(book, monkeypatch):
     monkeypatch.setitem(chapters.LIMITS, "quick", (600, 6))
     receipt = run(book.write("slow", "import time\ntime.sleep(300)"))
     assert receipt["outcome"] == "timeout"
-    assert 6 < receipt["elapsed"] < 20
 
 
 def test_two_run_at_once_and_those_that_read_their_results_after_both(book):
     """Each of two waits for what the other writes: one after another neither would end well."""
     meet = "import pathlib, time\npathlib.Path('{own}.met').touch()\n"
-    meet += "end = time.time() + 60\nwhile not pathlib.Path('{other}.met').exists():\n"
-    meet += "    assert time.time() < end\n    time.sleep(0.1)"
+    meet += "while not pathlib.Path('{other}.met').exists():\n    time.sleep(0.1)"
     pair = [book.write(own, meet.format(own=own, other=other)) for own, other in (("one", "two"), ("two", "one"))]
     reader = book.write("a", "import pathlib\npathlib.Path('one.met').unlink()", book={"reads_results": True})
     assert chapters.run_all([reader, *pair]) == []
 
 
 def test_an_interruption_ends_the_running_chapters_and_leaves_no_receipt(book, monkeypatch):
-    slow = [book.write(name, "import time\ntime.sleep(90)") for name in ("one", "two")]
-    bad = book.write("bad", "1")
+    endless = "import os, time\nwith open('part', 'w') as file:\n    file.write(str(os.getpid()))\n"
+    endless += "os.rename('part', 'pid')\ntime.sleep(10**6)"
+    slow = [book.write(name, endless) for name in ("one", "two")]
+    bad, pid = book.write("bad", "1"), book.root / "book" / "pid"
     execute = chapters._execute
 
     def interrupted(wanted, say, stop):
-        if wanted != slow[0]:
-            raise KeyboardInterrupt
-        return execute(wanted, say, stop)
+        if wanted == slow[0]:
+            return execute(wanted, say, stop)
+        while not pid.exists():
+            time.sleep(0.1)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(chapters, "_execute", interrupted)
-    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         chapters.run_all([bad, *slow])
-    assert time.monotonic() - start < 60
     assert not any(run.receipt.exists() for run in (bad, *slow))
+    while alive(int(pid.read_text())):  # a kernel looks once a second whether its parent is there
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "at_once"), [(1, 2, 2), (2, 64, 2), (8, 64, 4), (16, 64, 8), (16, 12, 3), (64, 4, 2)]
+)
+def test_a_larger_machine_runs_more_chapters_at_once(cores, gigabytes, at_once, monkeypatch):
+    monkeypatch.setattr(chapters, "cores", lambda: cores)
+    monkeypatch.setattr(chapters, "memory", lambda: int(gigabytes * 1e9))
+    assert chapters.together("quick") == at_once
+    assert chapters.together("paper") == 1
+
+
+def test_what_a_chapter_costs_is_said_in_units_that_a_slow_machine_does_not_change(book):
+    receipt = run(book.write("one", "1"))
+    assert (receipt["cpu_seconds"] > 0, receipt["calibration"]) == (True, 2.0)
+    fast = [receipt | {"cpu_seconds": 33.0}, receipt | {"cpu_seconds": 11.0}]
+    slow = [receipt | {"cpu_seconds": 3 * r["cpu_seconds"], "calibration": 6.0} for r in fast]
+    assert costs.table(fast)[-1] == costs.table(slow)[-1]
+    assert costs.table(fast)[1].split() == ["one", "33.0", "16.5", "0.50"]
+    assert "2 chapters cost 22 units; their mean, 11.0, is 0.67 of what is promised" in costs.table(fast)[-1]
+
+
+def test_the_calibration_is_a_program_that_runs():
+    assert chapters._calibrate(Run(CHAPTERS[0]), Event()) > 0
+    assert chapters._calibrate(Run(CHAPTERS[0], "paper"), Event()) is None
 
 
 CLAIM = """from lib.records import Claims

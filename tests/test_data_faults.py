@@ -20,6 +20,7 @@ import data_server
 import numpy as np
 import pytest
 from data_server import REFUSED, RIGHT, Host, half_files, in_a_process, make, outcome
+from requests.adapters import HTTPAdapter
 
 from lib.data import DataError, archives, cache, load
 from lib.data.catalogue import DATASETS
@@ -100,7 +101,7 @@ def run(host, dataset, source, before=None):
 
 def came_of(process):
     """The outcome in a process of its own."""
-    process.join(timeout=60)
+    process.join()
     return {10: RIGHT, 11: REFUSED}.get(process.exitcode, f"exit status {process.exitcode}")
 
 
@@ -139,9 +140,13 @@ def test_host_down(dataset, source, world):
 @pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
 @pytest.mark.parametrize("plan", ["absent", "altered", "short", "silent"])
 def test_mirrors_are_tried_in_order(plan, dataset, world, monkeypatch):
-    if plan == "silent":
-        monkeypatch.setattr(archives, "TIMEOUT", (0.3, 0.3))
     bad, good = world(dataset, (plan,)), world(dataset)
+    send = HTTPAdapter.send
+
+    def impatient_with_the_bad(self, request, **options):
+        return send(self, request, **options | ({"timeout": 0.3} if request.url.startswith(bad.base) else {}))
+
+    monkeypatch.setattr(HTTPAdapter, "send", impatient_with_the_bad)
     bases = (closed_port(), bad.base, good.base)
     monkeypatch.setitem(DATASETS, dataset, data_server.entry(dataset, make(dataset), bases))
     note(f"first mirror down, second {plan}", dataset, "official", RIGHT, *outcome(dataset, "official"))
@@ -225,7 +230,7 @@ def test_a_cache_that_cannot_be_written(state, expected, dataset, source, world,
 def test_two_processes_at_once_download_once(dataset, source, world):
     host = world(dataset, ("held", "whole"))
     processes = [run(host, dataset, source)]
-    assert host.half_sent.wait(timeout=60)
+    assert host.half_sent.wait()
     processes.append(run(host, dataset, source))
     time.sleep(0.5)  # in which the second would have asked, if it did not wait for the first
     host.release.set()
@@ -240,7 +245,7 @@ def test_two_processes_at_once_download_once(dataset, source, world):
 def test_a_process_killed_half_way(dataset, source, world):
     host = world(dataset, ("stalled", "whole"))
     process = run(host, dataset, source)
-    assert host.half_sent.wait(timeout=60)
+    assert host.half_sent.wait()
     process.kill()
     process.join()
     assert not list(cache.cache_folder().rglob("*.u8"))

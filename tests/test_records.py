@@ -1,7 +1,9 @@
 """Claims hold inside their band only; a record says what happened; a fingerprint changes with what matters."""
 
+import itertools
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -214,9 +216,27 @@ def test_budget_says_what_a_run_takes(capsys, monkeypatch):
     assert "about 5 min" in said
 
 
-def test_budget_measures_the_machine():
-    assert 1e8 < scales._matrix_rate() < 1e17
+def test_budget_measures_the_machine(monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)  # where any product takes a second
+    n = {"cpu": 1024}.get(jax.devices()[0].platform, 4096)
+    assert scales._matrix_rate() == 2 * n**3
     assert 1e8 < provenance.device_memory() < 1e14
+
+
+@pytest.mark.parametrize(
+    ("quota", "limit", "cores", "gigabytes"),
+    [("max 100000", "max", 6, None), ("250000 100000", "3000000000", 2, 3), ("50000 100000", "1" + 18 * "0", 1, None)],
+)
+def test_a_container_has_the_cores_and_the_memory_that_it_may_use(
+    quota, limit, cores, gigabytes, tmp_path, monkeypatch
+):
+    machine = provenance.memory()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6), raising=False)
+    monkeypatch.setattr(provenance, "CONTAINER", tmp_path)
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    (tmp_path / "memory.max").write_text(limit + "\n")
+    assert provenance.cores() == cores
+    assert provenance.memory() == (gigabytes * 10**9 if gigabytes else machine)
 
 
 def test_a_run_that_cannot_fit_is_refused():

@@ -1,4 +1,4 @@
-"""Run the chapters: each once for each state of its code, two at a time, in the order of the table of contents.
+"""Run the chapters: each once for each state of its code, several at a time, in the order of the table of contents.
 
 python -m tools.chapters [NAME ...] [--scale quick|paper] [--seeds K] [--again]
 """
@@ -20,13 +20,12 @@ from typing import Any, NamedTuple
 import yaml
 from filelock import FileLock
 
-from lib.provenance import fingerprint
+from lib.provenance import cores, fingerprint, memory
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds: for one cell, and for the whole chapter, which also ends a kernel that hangs without running a cell.
 LIMITS = {"quick": (600, 1200), "paper": (6 * 3600, 12 * 3600)}
-# At once: what takes a chapter its time at quick scale is compilation, and that keeps one core busy.
-TOGETHER = {"quick": 2, "paper": 1}
+MEMORY = 4e9  # bytes that a chapter may take at quick scale
 # XLA compiles faster at LLVM's first level of optimisation; these runs are too short to gain from the third, its own.
 COMPILE_FAST = {"quick": ["--xla_backend_optimization_level=1"], "paper": []}
 ASIDE = ("JAX_ENABLE_X64", "PYTHONPATH")
@@ -134,14 +133,22 @@ def run(
     return receipt
 
 
+def together(scale: str) -> int:
+    """How many chapters run at once: one for every two cores and 4 GB, but two at least; at paper scale one alone.
+
+    What takes a chapter its time at quick scale is compilation, and that keeps one core busy.
+    """
+    return max(2, min(cores() // 2, int(memory() // MEMORY))) if scale == "quick" else 1
+
+
 def run_all(wanted: list[Run], again: bool = False, quiet: bool = False) -> list[dict[str, Any]]:
-    """`run` two at a time, and last those that read the others' results; returns the receipts of those that failed."""
+    """`run` several at once, and last what reads the others' results; returns the receipts of those that failed."""
     width, stop = max((len(w.stem) for w in wanted), default=0), Event()
     says = {w: f"{i:>3}/{len(wanted)}  {w.stem:<{width}}" for i, w in enumerate(wanted, 1)}
     receipts = []
     for reading in (False, True):
         now = [w for w in wanted if w.chapter.reads_results() == reading]
-        with ThreadPoolExecutor(min(TOGETHER[w.scale] for w in wanted) if wanted else 1) as pool:
+        with ThreadPoolExecutor(min((together(w.scale) for w in wanted), default=1)) as pool:
             try:
                 receipts += pool.map(lambda w: run(w, again, says[w], quiet, stop), now)
             except BaseException:
@@ -166,11 +173,10 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
         "execution_timeout": cell_limit,
         "start_timeout": 120,
     }
-    command = [sys.executable, str(Path(__file__).with_name("execute.py")), json.dumps(settings)]
+    if sys.stdout.isatty():
+        print(f"{say}  started", flush=True)
     with open(wanted.receipt.with_suffix(".log"), "wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_environment(wanted), start_new_session=True
-        )
+        process = _start(wanted, "execute.py", json.dumps(settings), log=log)
         status, usage, elapsed = _wait(process, limit, say, stop)
     if partial.exists():
         partial.replace(wanted.executed)
@@ -181,7 +187,8 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
         "key": key,
         "outcome": "ok" if status == 0 else "timeout" if elapsed > limit else "failed",
         "elapsed": round(elapsed, 2),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+        "cpu_seconds": _seconds(usage),
+        "calibration": _calibrate(wanted, stop) if status == 0 else None,
         # The largest of papermill and the kernel it waited for, in kilobytes on Linux and bytes on macOS.
         "peak_memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "error": None if status == 0 else _error(wanted),
@@ -191,10 +198,30 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
     return receipt
 
 
+def _calibrate(wanted: Run, stop: Event) -> float | None:
+    """CPU seconds of the calibration program, beside what else runs now. Paper scale, for a GPU, has no such unit."""
+    if wanted.scale != "quick":
+        return None
+    status, usage, _ = _wait(_start(wanted, "calibrate.py"), LIMITS["quick"][0], f"{wanted.stem}: calibration", stop)
+    return _seconds(usage) if status == 0 else None
+
+
+def _start(wanted: Run, program: str, *arguments: str, log: Any = subprocess.DEVNULL) -> subprocess.Popen:
+    """A program of this folder in a chapter's environment, in a process group of its own, to be ended as one."""
+    command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
+    return subprocess.Popen(
+        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_environment(wanted), start_new_session=True
+    )
+
+
+def _seconds(usage: Any) -> float:
+    return round(usage.ru_utime + usage.ru_stime, 2)
+
+
 def _environment(wanted: Run) -> dict[str, str]:
     """Ours, less what would change a chapter's numbers and whatever a user's own Jupyter and IPython would add."""
     kept = {name: value for name, value in os.environ.items() if name not in ASIDE}
-    if TOGETHER[wanted.scale] > 1:  # of two on one accelerator neither may take all of its memory at its start
+    if together(wanted.scale) > 1:  # of two on one accelerator neither may take all of its memory at its start
         kept["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     return kept | {
         "XLA_FLAGS": " ".join([*COMPILE_FAST[wanted.scale], kept.get("XLA_FLAGS", "")]),
@@ -208,8 +235,6 @@ def _environment(wanted: Run) -> dict[str, str]:
 def _wait(process: subprocess.Popen, limit: float, say: str, stop: Event) -> tuple[int, Any, float]:
     """Exit status, resource usage and seconds of a process; shows that it lives, and ends it past the limit."""
     start, told = time.monotonic(), 0.0
-    if sys.stdout.isatty():
-        print(f"{say}  started", flush=True)
     try:
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)

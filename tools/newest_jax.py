@@ -11,11 +11,13 @@ import tomllib
 import venv
 from pathlib import Path
 
+from tools.unit import TESTS
+
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "_build" / "newest-jax"
 PYTHON = PLACE / "bin" / "python"
 PROBE = "import jax; print(jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda i, x: 0.9 * x + i, 1.0))(1000))"
-UNIT = ["tests", "lib", *(f"--ignore=tests/test_{name}.py" for name in ("chapters", "site", "repository"))]
+UNIT = (*TESTS, "--ignore=tests/test_repository.py")
 
 
 def main() -> None:
