@@ -1,19 +1,21 @@
 """Where a number came from: the code, the machine and the time behind a run."""
 
-import ast
 import datetime
 import hashlib
+import io
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import tokenize
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import jax
@@ -21,11 +23,12 @@ import jax.numpy as jnp
 
 from lib import data
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scipy", "matplotlib")
-# The parser of CPython 3.11 fails when two threads are in it.
-PARSING = Lock()
+PACKAGES = (
+    *("jax", "jaxlib", "ml-dtypes", "opt-einsum", "flax", "optax", "diffrax", "equinox", "lineax", "optimistix"),
+    *("numpy", "scipy", "pillow", "matplotlib"),
+)
+UNSEEN = "CACHE|DEBUG|DUMP|LOG|TRACEBACK"  # in the name of a variable
 CONTAINER = Path("/sys/fs/cgroup")
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Stopwatch:
@@ -61,8 +64,8 @@ def provenance(stopwatch: Stopwatch, seed: int) -> dict[str, Any]:
         seed: the run's seed.
 
     Returns:
-        commit, dirty, versions, device, dtype, seed, wall_time (s), peak_memory (bytes), data, fingerprint, date.
-        `commit` and `dirty` are None outside a git checkout of the book, `fingerprint` is None unless the book's
+        commit, dirty, versions, switches, device, dtype, seed, wall_time (s), peak_memory (bytes), data, fingerprint,
+        date. `commit` and `dirty` are None outside a git checkout of the book, `fingerprint` is None unless the book's
         executor ran the chapter.
     """
     commit, dirty = _commit()
@@ -70,6 +73,7 @@ def provenance(stopwatch: Stopwatch, seed: int) -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
         "versions": {"python": platform.python_version(), **_versions()},
+        "switches": switches(os.environ),
         "device": device(),
         "dtype": str(jnp.result_type(float)),
         "seed": seed,
@@ -112,6 +116,20 @@ def fingerprint(notebook: Path) -> str:
     return digest.hexdigest()
 
 
+def switches(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment's variables by which JAX and XLA compute other numbers, and not only faster, longer or aloud.
+
+    Example:
+        >>> switches({"JAX_ENABLE_X64": "1", "JAX_COMPILATION_CACHE_DIR": "kept", "HOME": "here", "XLA_FLAGS": " "})
+        {'JAX_ENABLE_X64': '1'}
+    """
+    return {
+        name: value.strip()
+        for name, value in sorted(environment.items())
+        if re.match("JAX_|XLA_FLAGS$|NVIDIA_TF32_", name) and not re.search(UNSEEN, name) and value.strip()
+    }
+
+
 def device() -> str:
     """The default JAX device in words: platform, kind, how many."""
     first = jax.devices()[0]
@@ -139,17 +157,30 @@ def memory() -> int:
     return min(machine, int(container)) if container.isdigit() else machine
 
 
+@cache
 def _code_only(source: str) -> str:
-    """The lines of a Python source that are code. By lines, so that every Python version agrees."""
-    lines = source.splitlines()
-    with PARSING:
-        tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
-            first, last = node.body[0].lineno - 1, node.body[0].end_lineno or node.body[0].lineno
-            if not lines[first][: node.body[0].col_offset].strip():
-                lines[first:last] = [""] * (last - first)
-    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    """A Python source without comments, blank lines and strings that stand alone. By lines: so all versions agree."""
+    lines, within, alone, statement, opened = source.split("\n"), set(), set(), [], []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind, first, last = tokenize.tok_name[token.type], token.start[0], token.end[0]
+        if kind == "COMMENT":
+            lines[first - 1] = lines[first - 1][: token.start[1]].rstrip()
+        elif kind == "FSTRING_START":  # before Python 3.12 an f-string is one STRING
+            opened.append(first)
+        elif kind in ("STRING", "FSTRING_END"):
+            within.update(range((opened.pop() if kind == "FSTRING_END" else first) + 1, last + 1))
+        if kind == "NEWLINE":
+            if all(_is_plain_string(part) for part in statement):
+                alone.update(range(statement[0].start[0], statement[-1].end[0] + 1))
+            statement = []
+        elif kind not in ("COMMENT", "NL", "INDENT", "DEDENT"):
+            statement.append(token)
+    return "\n".join(line for row, line in enumerate(lines, 1) if row not in alone and (row in within or line.strip()))
+
+
+def _is_plain_string(token: tokenize.TokenInfo) -> bool:
+    """Which computes nothing, as an f-string may."""
+    return token.type == tokenize.STRING and "f" not in token.string.partition(token.string[-1])[0].lower()
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -176,7 +207,7 @@ def _commit() -> tuple[str | None, bool | None]:
 
 
 def _versions() -> dict[str, str]:
-    installed = {distribution.name.lower() for distribution in metadata.distributions()}
+    installed = {distribution.name.lower().replace("_", "-") for distribution in metadata.distributions()}
     return {package: metadata.version(package) for package in PACKAGES if package in installed}
 
 

@@ -79,11 +79,13 @@ def book(tmp_path, monkeypatch):
 
 
 def test_a_chapter_runs_once_for_each_state_of_its_code(book, monkeypatch):
-    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    aside = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16", "PYTHONPATH": "elsewhere"}
+    for name, value in aside.items():
+        monkeypatch.setenv(name, value)
     wanted = book.write(
         "one",
         COUNT,
-        "import os\nassert 'JAX_ENABLE_X64' not in os.environ\nassert len(os.environ['BOOK_FINGERPRINT']) == 64",
+        f"import os\nassert not set({list(aside)}) & set(os.environ)\nassert len(os.environ['BOOK_FINGERPRINT']) == 64",
     )
     assert run(wanted)["outcome"] == "ok"
     assert run(wanted)["outcome"] == "ok"
@@ -132,8 +134,12 @@ def test_programs_compile_fast_at_quick_scale_alone_and_a_users_flags_stay(book,
         f"import os\nfast = {fast}",
         "assert os.environ['XLA_FLAGS'].split() == [*fast, '--xla_force_host_platform_device_count=2']",
     )
-    assert run(wanted)["outcome"] == "ok"
+    receipt = run(wanted)
+    assert receipt["outcome"] == "ok"
     assert run(wanted._replace(scale="paper"))["outcome"] == "ok"
+    assert wanted.done() == receipt
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    assert wanted.done() is None, "other flags compute other numbers"
 
 
 def test_a_chapter_that_hangs_is_ended(book, monkeypatch):

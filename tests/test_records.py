@@ -90,12 +90,22 @@ def test_seeds_are_kept_apart_and_old_arrays_do_not_outlive_their_record(book):
 
 def test_provenance_names_what_made_the_numbers(book, monkeypatch):
     monkeypatch.setenv("BOOK_FINGERPRINT", "f00d")
+    for name in provenance.switches(os.environ):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1 ")
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "bfloat16")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "a place of the user's own")
     watch = provenance.Stopwatch()
     jax.jit(lambda x: x * 3.14159 + len(os.getcwd()))(jnp.ones(7)).block_until_ready()
     origin = provenance.provenance(watch, seed=5)
     assert origin["fingerprint"] == "f00d"
     assert origin["versions"]["jax"] == jax.__version__
     assert origin["dtype"] == str(jnp.ones(()).dtype)
+    assert origin["switches"] == {
+        "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16",
+        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+    }
+    assert set(origin["versions"]) >= {"python", "jax", "jaxlib", "equinox", "lineax", "optimistix", "ml-dtypes"}
     assert origin["seed"] == 5
     time = origin["wall_time"]
     assert time["total"] >= time["compile"] > 0
@@ -133,6 +143,40 @@ def test_the_fingerprint_changes_with_what_the_numbers_depend_on(book):
     assert after(pins, "0.17.6", "0.17.7") == before
     (book / "lib" / "data").mkdir()
     (book / "lib" / "data" / "images.npz").write_bytes(b"pixels")
+    assert provenance.fingerprint(notebook) != before
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        # What stands in a string is no comment, no blank line and no docstring.
+        (
+            'x = """\n# not a comment\n\n  "nor a docstring"\n"""  # but this\n',
+            'x = """\n# not a comment\n\n  "nor a docstring"\n"""',
+        ),
+        ("x = 'a # b'  # c\n\n\ny = 2\n", "x = 'a # b'\ny = 2"),
+        ('x = f"""{1}\n# {x:#x}\n\n{\n\n2}"""\n\ny = 2', 'x = f"""{1}\n# {x:#x}\n\n{\n\n2}"""\ny = 2'),
+        ("x = (  # why\n    # and how\n\n    'a'\n    'b'\n)", "x = (\n    'a'\n    'b'\n)"),
+        # A string that stands alone computes nothing, unless it is an f-string; what shares its line may.
+        ('"""What."""\nx = 1', "x = 1"),
+        ('def f(x):\n    r"""What.\n\n    # How.\n    """  # why\n    return x', "def f(x):\n    return x"),
+        ("class A:\n    x = 1\n    'What x is.' \\\n    'And why.'\n", "class A:\n    x = 1"),
+        ('def f(x): "Doc."; return x', 'def f(x): "Doc."; return x'),
+        ('def f(x):\n    "Doc."; return x', 'def f(x):\n    "Doc."; return x'),
+        ("f'{print()}'", "f'{print()}'"),
+        ("Rf'{print()}'", "Rf'{print()}'"),
+        ("b'f' b'f'\nx = 1", "x = 1"),
+    ],
+)
+def test_only_comments_docstrings_and_blank_lines_are_no_code(source, code):
+    assert provenance._code_only(source) == code
+
+
+def test_a_hash_line_in_a_string_counts(book):
+    notebook, code = book / "book" / "experiments" / "figure_0.ipynb", book / "lib" / "code.py"
+    code.write_text('TABLE = """\n# 1\n"""\n')
+    before = provenance.fingerprint(notebook)
+    code.write_text('TABLE = """\n# 2\n"""\n')
     assert provenance.fingerprint(notebook) != before
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 from filelock import FileLock
 
-from lib.provenance import cores, fingerprint, memory
+from lib.provenance import cores, fingerprint, memory, switches
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds: for one cell, and for the whole chapter, which also ends a kernel that hangs without running a cell.
@@ -28,7 +28,6 @@ LIMITS = {"quick": (600, 1200), "paper": (6 * 3600, 12 * 3600)}
 MEMORY = 4e9  # bytes that a chapter may take at quick scale
 # XLA compiles faster at LLVM's first level of optimisation; these runs are too short to gain from the third, its own.
 COMPILE_FAST = {"quick": ["--xla_backend_optimization_level=1"], "paper": []}
-ASIDE = ("JAX_ENABLE_X64", "PYTHONPATH")
 
 
 class Chapter(NamedTuple):
@@ -75,8 +74,9 @@ class Run(NamedTuple):
         return ROOT / "_build" / "results" / self.scale / f"{self.stem}.json"
 
     def key(self) -> str:
-        """What the page depends on: the chapter's fingerprint and the recorded results that it shows."""
+        """What the page depends on: the chapter's fingerprint, JAX's switches, and the recorded results it shows."""
         digest = hashlib.sha256(fingerprint(self.chapter.notebook).encode())
+        digest.update(json.dumps(switches(_environment(self))).encode())
         kept = ROOT / "book" / "results"
         shown = (
             list(kept.rglob("*.json")) if self.chapter.reads_results() else list(kept.rglob(f"{self.chapter.name}.*"))
@@ -220,7 +220,8 @@ def _seconds(usage: Any) -> float:
 
 def _environment(wanted: Run) -> dict[str, str]:
     """Ours, less what would change a chapter's numbers and whatever a user's own Jupyter and IPython would add."""
-    kept = {name: value for name, value in os.environ.items() if name not in ASIDE}
+    aside = {"PYTHONPATH", *switches(os.environ)} - {"XLA_FLAGS", "JAX_PLATFORMS"}
+    kept = {name: value for name, value in os.environ.items() if name not in aside}
     if together(wanted.scale) > 1:  # of two on one accelerator neither may take all of its memory at its start
         kept["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     return kept | {
