@@ -5,8 +5,8 @@ No parameters are in sight: a step costs N²K for a kernel Θ ⊗ I_K and N²K²
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -15,7 +15,6 @@ from lib.checks import as_array, check_loss, check_targets, known
 from lib.dynamics import as_matrix
 
 Loss = Callable[[Array, Array], Array]
-DOPRI5 = diffrax.Dopri5()
 MAX_STEPS = 10**6
 
 
@@ -27,7 +26,7 @@ def evolve(
     steps: ArrayLike,
     learning_rate: ArrayLike = 1.0,
     momentum: ArrayLike | None = None,
-    solver: diffrax.AbstractSolver = DOPRI5,
+    solver: Any = None,
     tolerance: float | None = None,
 ) -> Float[Array, "*t n k"]:
     """Trains the linear model in continuous time, under any loss L, by an ordinary differential equation.
@@ -45,8 +44,9 @@ def evolve(
         steps: a number or an array of any shape; fractions are allowed.
         learning_rate: η.
         momentum: β of the heavy ball; left out, gradient flow.
-        solver: of Diffrax. An explicit one takes about λ_max t/3 steps; where that is too many, as for ill-conditioned
-            kernels at late times, `diffrax.Kvaerno5()` is implicit: fewer steps, of cost (N·K)³ each.
+        solver: of Diffrax; left out, `diffrax.Dopri5()`. An explicit one takes about λ_max t/3 steps; where that is too
+            many, as for ill-conditioned kernels at late times, `diffrax.Kvaerno5()` is implicit: fewer steps, of cost
+            (N·K)³ each.
         tolerance: root mean square error per step that is allowed in the outputs; left out, √eps of their dtype.
 
     Returns:
@@ -99,6 +99,8 @@ def multiplication(theta_xx: Float[Array, "n n *kk"]) -> Callable[[Array], Array
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _integrate(loss, solver, theta_xx, y, f0_x, times, friction, tolerance):
+    import diffrax  # only here: it takes a second to import
+
     multiply = multiplication(theta_xx)
     force = lambda a: -jax.grad(loss)(f0_x + multiply(a), y)
 
@@ -110,7 +112,7 @@ def _integrate(loss, solver, theta_xx, y, f0_x, times, friction, tolerance):
     start = (jnp.zeros_like(f0_x),) * (1 if friction is None else 2)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
-        solver,
+        solver or diffrax.Dopri5(),
         t0=0.0,
         t1=times.max(),
         dt0=None,

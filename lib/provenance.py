@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -138,7 +137,7 @@ def device() -> str:
     return f"{first.platform}: {jax.device_count()} × {first.device_kind}"
 
 
-def device_memory() -> int:
+def device_memory() -> int | None:
     """Bytes of memory of the default device; for a CPU those of `memory`."""
     return (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or memory()
 
@@ -150,8 +149,10 @@ def cores() -> int:
     return min(ours, max(1, int(quota) // int(period))) if quota.isdigit() else ours
 
 
-def memory() -> int:
-    """Bytes of main memory that we may use: of the machine, or of our container."""
+def memory() -> int | None:
+    """Bytes of main memory that we may use: of the machine, or of our container; None where the system does not say."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return None
     container = next(_lines(CONTAINER / "memory.max"), "max")
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(machine, int(container)) if container.isdigit() else machine
@@ -217,6 +218,10 @@ def _processor() -> str:
 
 
 def _peak_memory() -> dict[str, int | None]:
-    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    try:
+        import resource
+    except ImportError:  # Windows
+        host = None
+    else:  # ru_maxrss counts kilobytes on Linux and bytes on macOS
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"host": host, "device": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")}

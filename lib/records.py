@@ -208,7 +208,7 @@ def provenance_line(provenance: Mapping[str, Any]) -> str:
             provenance["dtype"],
             f"seed {provenance['seed']}",
             time,
-            f"{memory / 1e9:.2g} GB",
+            f"{memory / 1e9:.2g} GB" if memory else "memory unknown",
             provenance["date"][:10],
         ]
     )

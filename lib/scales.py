@@ -77,9 +77,10 @@ def budget(flops: float, memory: float) -> None:
     for argument, amount in (("flops", flops), ("memory", memory)):
         if not amount > 0:
             raise ValueError(f"`{argument}` must be a positive number, got {amount!r}")
-    available, rate = float(device_memory()), _matrix_rate()
-    if memory > available:
-        needs = f"`memory`: this run needs {_si(memory)}B and {device()} has {_si(available)}B"
+    available, rate = device_memory(), _matrix_rate()
+    has = f"{_si(available)}B" if available else "an unknown memory"
+    if available and memory > available:
+        needs = f"`memory`: this run needs {_si(memory)}B and {device()} has {has}"
         raise MemoryError(f"{needs}; choose the smaller scale or a larger machine")
     seconds = flops / rate
     about = (
@@ -89,7 +90,7 @@ def budget(flops: float, memory: float) -> None:
         if seconds < 6000
         else f"{seconds / 3600:.0f} h"
     )
-    at = f"{device()}, {_si(available)}B, multiplies matrices at {_si(rate)}flop/s in {jnp.result_type(float)}"
+    at = f"{device()}, {has}, multiplies matrices at {_si(rate)}flop/s in {jnp.result_type(float)}"
     print(f"needs {_si(flops)}flop and {_si(memory)}B; {at}: about {'1 s' if seconds < 1 else about} at best")
 
 

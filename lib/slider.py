@@ -7,9 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
 _PAGE = """
 <div class="slider" id="{name}">
 <img src="{first}" alt="{alt}" style="width: 100%; background: white">
@@ -27,7 +24,7 @@ _PAGE = """
 
 
 def slider(
-    draw: Callable[[Any], Figure],
+    draw: Callable[[Any], Any],
     values: Sequence[Any],
     *,
     name: str,
@@ -76,8 +73,10 @@ def slider(
     )
 
 
-def _picture(fig: Figure) -> str:
+def _picture(fig: Any) -> str:
     """The figure as a data: address."""
+    import matplotlib.pyplot as plt  # only here: it takes most of a second to import
+
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=110)
     plt.close(fig)

@@ -3,8 +3,12 @@
 import itertools
 import json
 import os
+import subprocess
+import sys
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +119,31 @@ def test_provenance_names_what_made_the_numbers(book, monkeypatch):
     line = provenance_line(origin)
     assert f"jax {jax.__version__}" in line
     assert "seed 5" in line
+
+
+@pytest.mark.once
+def test_the_library_runs_where_the_system_does_not_say_what_it_has(book):
+    """As on Windows, which has no `resource`, no `sysconf` and no affinity."""
+    script = """
+        import os, sys
+        sys.modules["resource"] = None
+        del os.sysconf, os.sched_getaffinity
+        from lib import Claims, budget, provenance_line
+        budget(flops=1e9, memory=1e18)
+        claims = Claims("figure_0")
+        claims.check("one", 1, low=0)
+        claims.save()
+        from lib.records import measured
+        origin = measured("figure_0").provenance
+        assert origin["peak_memory"] == {"host": None, "device": None}, origin
+        print(provenance_line(origin))
+    """
+    environment = os.environ | {"PYTHONPATH": str(Path(provenance.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert "an unknown memory" in said.stdout
+    assert "memory unknown" in said.stdout
 
 
 def test_a_run_by_hand_has_no_fingerprint(monkeypatch):

