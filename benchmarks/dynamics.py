@@ -95,7 +95,7 @@ def cross_entropy(f: Any, y: Any) -> Any:
 
 SOLVERS = {
     "momentum": lambda theta, y, f0_x, eta, steps, beta: train_outputs(
-        decompose(theta), momentum_flow(eta**0.5 * steps, beta, eta), y, f0_x
+        decompose(theta), momentum_flow(eta**0.5 * steps, momentum=beta, learning_rate=eta), y, f0_x
     ),
     "squared": lambda theta, y, f0_x, eta, steps, _: train_outputs(decompose(theta), flow(eta * steps), y, f0_x),
     "cross-entropy": lambda theta, y, f0_x, eta, steps, _: (

@@ -25,10 +25,8 @@ from lib.compose import averaged, decayed, then
 from lib.convolution import Conv
 from lib.data import DataError, load
 from lib.dynamics import (
-    Spectrum,
     coefficients,
     critical_learning_rate,
-    decompose,
     kernel_product,
     max_learning_rate,
     test_outputs,
@@ -58,4 +56,5 @@ from lib.scales import Scales, budget
 from lib.slider import slider
 from lib.solve import Solution, ntk_solve
 from lib.span import in_span
+from lib.spectrum import Spectrum, decompose
 from lib.training import Run, train

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 
 def check_size(name: str, value: Any, least: int = 1) -> int:
@@ -78,6 +78,27 @@ def as_array(name: str, value: Any) -> Array:
         return jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"`{name}` must be an array of numbers, got {type(value).__name__}") from error
+
+
+def check_symmetric(name: str, matrix: Array) -> Array:
+    """A symmetric matrix as it is, or an error that names the argument; NaN inside `jit`, where nothing can be raised.
+
+    Kernels are often made in single precision, whatever their dtype: rounding of those passes.
+    """
+    tolerance = max(float(jnp.finfo(jnp.promote_types(matrix.dtype, jnp.float32)).eps) ** 0.5, 1e-5)
+    asymmetric, difference = _asymmetry(jax.lax.stop_gradient(matrix), tolerance)
+    if known(asymmetric):
+        raise ValueError(
+            f"`{name}` must be symmetric, got a matrix that differs from its transpose by {float(difference):.2g} of "
+            "its largest entry; is it a kernel of test × training inputs?"
+        )
+    return matrix if known(~asymmetric) else jnp.where(asymmetric, jnp.nan, matrix)
+
+
+@jax.jit
+def _asymmetry(matrix: Array, tolerance: ArrayLike) -> tuple[Array, Array]:
+    difference, size = abs(matrix - matrix.T).max(initial=0.0), abs(matrix).max(initial=0.0)
+    return difference > tolerance * size, difference / jnp.where(size > 0, size, 1.0)
 
 
 def check_targets(y: Any, f0_x: Any = None) -> Array:

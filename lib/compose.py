@@ -1,10 +1,14 @@
 """Filters made of filters: one after another, averaged over their steps, or with decay toward the first weights."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.filters import Filter
+from lib.checks import as_array
+from lib.filters import Filter, not_negative, number
 
 
 def then(first: Filter, second: Filter) -> Filter:
@@ -29,10 +33,7 @@ def then(first: Filter, second: Filter) -> Filter:
 
     Source: Lee et al. 2019, eq 9: f − y is all that the flow remembers.
     """
-    return Filter(
-        lambda eigenvalues: first.residual(eigenvalues) * second.residual(eigenvalues),
-        lambda eigenvalues: first.response(eigenvalues) + first.residual(eigenvalues) * second.response(eigenvalues),
-    )
+    return Filter(Partial(_then_residual, first, second), Partial(_then_response, first, second))
 
 
 def averaged(filter: Filter, weights: Float[Array, " i"] | None = None) -> Filter:
@@ -63,17 +64,10 @@ def averaged(filter: Filter, weights: Float[Array, " i"] | None = None) -> Filte
     steps = jax.eval_shape(filter.residual, jax.ShapeDtypeStruct((1,), jnp.float32)).shape[:-1]
     if not steps:
         raise ValueError("`filter` must be made with an array of steps to be averaged, such as jnp.arange(100)")
-    if weights is not None and weights.shape != steps[-1:]:
+    weights = jnp.ones(steps[-1]) if weights is None else as_array("weights", weights)
+    if weights.shape != steps[-1:]:
         raise ValueError(f"`weights` must have shape {steps[-1:]}, the last axis of the steps, got {weights.shape}")
-    share = jnp.full(steps[-1], 1 / steps[-1]) if weights is None else weights / weights.sum()
-
-    def average(values: Array) -> Array:
-        return jnp.einsum("i,...in->...n", share.astype(values.dtype), values, precision="highest")
-
-    return Filter(
-        lambda eigenvalues: average(filter.residual(eigenvalues)),
-        lambda eigenvalues: average(filter.response(eigenvalues)),
-    )
+    return Filter(Partial(_average, weights, filter.residual), Partial(_average, weights, filter.response))
 
 
 def decayed(filter: Filter, decay: ArrayLike) -> Filter:
@@ -100,18 +94,31 @@ def decayed(filter: Filter, decay: ArrayLike) -> Filter:
     Source: kernel ridge regression as a flow, Hu et al. 2020 (`hu2020noisy`).
     """
 
-    def residual(eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
-        lam, mu, total = _shifted(eigenvalues, decay)
-        pulled = (mu + lam * filter.residual(total)) / jnp.where(total > 0, total, 1.0)
-        return jnp.where(total > 0, pulled, 1.0)
-
-    def response(eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
-        return filter.response(_shifted(eigenvalues, decay)[2])
-
-    return Filter(residual, response)
+    mu = number(decay)
+    return Filter(Partial(_decayed_residual, filter, mu), Partial(_decayed_response, filter, mu))
 
 
-def _shifted(eigenvalues: Array, decay: ArrayLike) -> tuple[Array, Array, Array]:
-    """λ, not below 0; µ; and their sum."""
-    lam, mu = jnp.maximum(eigenvalues, 0.0), jnp.asarray(decay, eigenvalues.dtype)
-    return lam, mu, lam + mu
+def _then_residual(first: Filter, second: Filter, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
+    return first.residual(eigenvalues) * second.residual(eigenvalues)
+
+
+def _then_response(first: Filter, second: Filter, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
+    return first.response(eigenvalues) + first.residual(eigenvalues) * second.response(eigenvalues)
+
+
+def _average(
+    weights: Float[Array, " i"], function: Callable[[Array], Array], eigenvalues: Float[Array, " n"]
+) -> Float[Array, "*t n"]:
+    values, share = function(eigenvalues), weights.astype(eigenvalues.dtype)
+    return jnp.einsum("i,...in->...n", share / share.sum(), values, precision="highest")
+
+
+def _decayed_residual(filter: Filter, decay: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
+    # = (µ + λ g₀)/(λ + µ), without a division by 0
+    mu = jnp.asarray(decay, eigenvalues.dtype)
+    total = not_negative(eigenvalues) + mu
+    return filter.residual(total) + mu * filter.response(total)
+
+
+def _decayed_response(filter: Filter, decay: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
+    return filter.response(not_negative(eigenvalues) + jnp.asarray(decay, eigenvalues.dtype))

@@ -4,51 +4,16 @@ Everything the linear model can do is ω = J₀ᵀ a: a change of the weights ma
 outputs are then f(x) = f₀(x) + Θ(x, X) a, so training is a search for the coefficients a, of shape (N, K).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from lib.checks import as_array, check_targets
+from lib.checks import check_symmetric
 from lib.filters import Filter
 from lib.linearize import Network, as_apply_fn
-
-
-class Spectrum(NamedTuple):
-    """The eigendecomposition Θ = V diag(λ) Vᵀ of a kernel on the training set.
-
-    `eigenvalues` (n,) ascend; `eigenvectors` (n, n) hold V by columns. n is N for a kernel Θ ⊗ I_K and N·K for a full
-    one, whose rows are ordered example by example.
-    """
-
-    eigenvalues: Float[Array, " n"]
-    eigenvectors: Float[Array, "n n"]
-
-
-def decompose(theta: Float[Array, "n n *kk"]) -> Spectrum:
-    """Eigendecomposition of a kernel on the training set, once, for every filter and time.
-
-    Θ = V diag(λ) Vᵀ. Eigenvalues below n·eps·λ_max are rounding errors of 0, and are set to it.
-
-    Args:
-        theta: Θ(X, X), (N, N) for Θ ⊗ I_K as at infinite width, or (N, N, K, K) as at finite width. Use float64.
-
-    Returns:
-        The spectrum. Gradients through it are NaN where eigenvalues coincide.
-
-    Raises:
-        ValueError: when `theta` has neither shape.
-
-    Example:
-        >>> decompose(jnp.diag(jnp.array([2.0, 1.0]))).eigenvalues.tolist()
-        [1.0, 2.0]
-
-    Source: the diagonalisation behind Lee et al. 2019, eqs 8-11.
-    """
-    eigenvalues, eigenvectors = jnp.linalg.eigh(as_matrix(theta))
-    floor = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1]
-    return Spectrum(jnp.where(eigenvalues > floor, eigenvalues, 0.0), eigenvectors)
+from lib.spectrum import Spectrum, as_matrix, check_problem, function_product
 
 
 def coefficients(
@@ -72,8 +37,8 @@ def coefficients(
 
     Source: Lee et al. 2019, eq 8.
     """
-    _check_targets(spectrum, y, f0_x)
-    return -_filtered(spectrum, filter.response(spectrum.eigenvalues), f0_x - y)
+    check_problem(spectrum, filter, y, f0_x)
+    return -_filtered(spectrum, filter.response, f0_x - y)
 
 
 def train_outputs(
@@ -88,8 +53,8 @@ def train_outputs(
 
     Source: Lee et al. 2019, eq 9.
     """
-    _check_targets(spectrum, y, f0_x)
-    return y + _filtered(spectrum, filter.residual(spectrum.eigenvalues), f0_x - y)
+    check_problem(spectrum, filter, y, f0_x)
+    return y + _filtered(spectrum, filter.residual, f0_x - y)
 
 
 def test_outputs(
@@ -116,14 +81,15 @@ def test_outputs(
     Source: Lee et al. 2019, eqs 10-11 (µ and γ together).
     """
     a = coefficients(spectrum, filter, y, f0_x)
+    theta_tx, f0_test = as_array("theta_tx", theta_tx), as_array("f0_test", f0_test)
+    if f0_test.ndim != 2 or f0_test.shape[1] != y.shape[1]:
+        raise ValueError(f"`f0_test` must have shape (M, K) with K = {y.shape[1]}, got {f0_test.shape}")
     expected = (f0_test.shape[0], y.shape[0])
     if theta_tx.shape not in (expected, (*expected, y.shape[1], y.shape[1])):
         raise ValueError(
             f"`theta_tx` must have shape (M, N) = {expected} or (M, N, K, K), got {theta_tx.shape}; "
             "rows are the new inputs, columns the training set"
         )
-    if f0_test.shape[1:] != y.shape[1:]:
-        raise ValueError(f"`f0_test` must have shape (M, K) with K = {y.shape[1]}, got {f0_test.shape}")
     return f0_test + kernel_product(theta_tx, a)
 
 
@@ -179,7 +145,7 @@ def max_learning_rate(
     Source: stability of the recurrences of `heavy_ball` and `nesterov`.
     """
     limit = 2 * (1 + momentum) / (1 + 2 * momentum if nesterov else 1)
-    return limit / jnp.linalg.eigvalsh(as_matrix(theta))[-1]
+    return limit / jnp.linalg.eigvalsh(check_symmetric("theta", as_matrix(theta)))[-1]
 
 
 def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:
@@ -190,34 +156,11 @@ def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:
 
     Source: Lee et al. 2019, section 2.4.
     """
-    eigenvalues = jnp.linalg.eigvalsh(as_matrix(theta))
+    eigenvalues = jnp.linalg.eigvalsh(check_symmetric("theta", as_matrix(theta)))
     return 2 / (eigenvalues[0] + eigenvalues[-1])
 
 
-def as_matrix(theta: Array) -> Array:
-    """(N, N) as it is; (N, N, K, K) as (N·K, N·K), example by example."""
-    theta = as_array("theta", theta)
-    square = theta.ndim in (2, 4) and theta.shape[0] == theta.shape[1] and theta.shape[2:3] == theta.shape[3:4]
-    if not square:
-        raise ValueError(f"`theta` must have shape (N, N) or (N, N, K, K), got {theta.shape}; is it Θ(x, X)?")
-    if theta.ndim == 2:
-        return theta
-    size = theta.shape[0] * theta.shape[2]
-    return theta.transpose(0, 2, 1, 3).reshape(size, size)
-
-
-def _filtered(spectrum: Spectrum, values: Float[Array, "*t modes"], r: Float[Array, "n k"]) -> Float[Array, "*t n k"]:
-    """V diag(values) Vᵀ r."""
-    v = spectrum.eigenvectors
-    modes = jnp.matmul(v.T, r.reshape(len(v), -1), precision="highest")  # (n, K) or (N·K, 1)
-    filtered = jnp.matmul(v, values[..., None] * modes, precision="highest")
-    return filtered.reshape(*values.shape[:-1], *r.shape)
-
-
-def _check_targets(spectrum: Spectrum, y: Array, f0_x: Array) -> None:
-    n, k = check_targets(y, f0_x).shape
-    if len(spectrum.eigenvalues) not in (n, n * k):
-        raise ValueError(
-            f"`spectrum` has {len(spectrum.eigenvalues)} modes, expected N = {n} or N·K = {n * k} for `y` of shape "
-            f"{y.shape}; is it of another training set?"
-        )
+def _filtered(spectrum: Spectrum, function: Callable[[Array], Array], r: Float[Array, "n k"]) -> Float[Array, "*t n k"]:
+    """V f(λ) Vᵀ r."""
+    filtered = function_product(spectrum, function, r.reshape(len(spectrum.eigenvalues), -1))  # (n, K) or (N·K, 1)
+    return filtered.reshape(*filtered.shape[:-2], *r.shape)

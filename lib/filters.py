@@ -5,10 +5,13 @@ the fraction g(λ) of its residual; what it has gained, measured in the weights,
 """
 
 from collections.abc import Callable
+from math import factorial
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from lib.checks import check_steps
 
@@ -19,6 +22,9 @@ class Filter(NamedTuple):
     `residual` is g(λ), the part of f − y that is left; `response` is h(λ) = (1 − g(λ))/λ. Both return (..., n), with
     the shape of the times or steps the filter was made with in front. Outputs and weights need h, and dividing 1 − g
     by λ would lose every digit as λ → 0, so each filter brings its own h.
+
+    Any two functions of JAX will do. The filters of this library are pytrees, whose leaves are times, rates and steps:
+    they pass through `jax.jit` as arguments.
     """
 
     residual: Callable[[Array], Array]
@@ -42,20 +48,7 @@ def flow(t: ArrayLike) -> Filter:
 
     Source: Lee et al. 2019, eqs 8-11.
     """
-
-    def exponent(eigenvalues):
-        time = jnp.asarray(t, eigenvalues.dtype)[..., None]
-        return time, jnp.where(eigenvalues > 0, -_positive(eigenvalues) * time, 0.0)
-
-    def residual(eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
-        return jnp.exp(exponent(eigenvalues)[1])
-
-    def response(eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
-        time, decay = exponent(eigenvalues)
-        learnt = -jnp.expm1(decay) / _positive(eigenvalues)
-        return jnp.where(eigenvalues > 0, learnt, jnp.where(jnp.isinf(time), 0.0, time))
-
-    return Filter(residual, response)
+    return Filter(Partial(_flow_residual, number(t)), Partial(_flow_response, number(t)))
 
 
 def descent(learning_rate: ArrayLike, steps: ArrayLike) -> Filter:
@@ -80,27 +73,98 @@ def descent(learning_rate: ArrayLike, steps: ArrayLike) -> Filter:
 
     Source: Lee et al. 2019, section 2.2, with its exponent corrected.
     """
-    count = check_steps(steps)
-
-    def split(eigenvalues):
-        eta = jnp.asarray(learning_rate, eigenvalues.dtype)
-        lam = jnp.maximum(eigenvalues, 0.0)
-        return eta, lam, count.astype(eigenvalues.dtype)[..., None]
-
-    def residual(eigenvalues: Float[Array, " n"]) -> Float[Array, "*steps n"]:
-        eta, lam, i = split(eigenvalues)
-        return (1 - eta * lam) ** i
-
-    def response(eigenvalues: Float[Array, " n"]) -> Float[Array, "*steps n"]:
-        eta, lam, i = split(eigenvalues)
-        slow = eta * lam < 0.5  # where 1 − g would cancel
-        per_step = jnp.log1p(-jnp.where(slow, eta * lam, 0.0))
-        learnt = jnp.where(slow, -jnp.expm1(i * per_step), 1 - (1 - eta * lam) ** i) / _positive(lam)
-        return jnp.where(lam > 0, learnt, eta * i)
-
-    return Filter(residual, response)
+    leaves = number(learning_rate), check_steps(steps)
+    return Filter(Partial(_descent_residual, *leaves), Partial(_descent_response, *leaves))
 
 
-def _positive(eigenvalues: Array) -> Array:
-    """Eigenvalues safe to divide by: those that are not positive become 1, and are masked out by the caller."""
-    return jnp.where(eigenvalues > 0, eigenvalues, 1.0)
+def number(value: ArrayLike) -> Array | np.ndarray:
+    """A number or an array as a leaf of a filter: NumPy keeps its digits until the eigenvalues' dtype is known."""
+    return value if isinstance(value, Array) else np.asarray(value, float)
+
+
+def not_negative(eigenvalues: Array) -> Array:
+    """Eigenvalues, those below 0 counting as 0; at 0 with the derivative to the right, where eigenvalues are."""
+    return jnp.where(eigenvalues < 0, 0.0, eigenvalues)
+
+
+def mean_decay(z: Array) -> Array:
+    """(1 − e^{−z})/z, the mean of e^{−s} over s from 0 to z; near 0 by its series, whose derivatives keep their digits."""
+    near = jnp.abs(z) < 1
+    far = jnp.where(near, 1.0, z)
+    series = horner([(-1) ** k / factorial(k + 1) for k in range(19)], jnp.where(near, z, 0.0))
+    return jnp.where(near, series, -jnp.expm1(-far) / far)
+
+
+def _flow_residual(t: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
+    lam, time, converged = _flow_times(t, eigenvalues)
+    return jnp.where(converged, jnp.where(lam > 0, 0.0, 1.0), jnp.exp(-lam * time))
+
+
+def _flow_response(t: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
+    lam, time, converged = _flow_times(t, eigenvalues)
+    early = lam * time < 1
+    safe = jnp.where(lam > 0, lam, 1.0)
+    late = jnp.where(early, 1.0, safe)  # λt may overflow here, and h is 1/λ
+    learnt = jnp.where(early, time * mean_decay(jnp.where(early, lam * time, 0.0)), -jnp.expm1(-late * time) / late)
+    return jnp.where(converged, jnp.where(lam > 0, 1 / safe, 0.0), learnt)
+
+
+def _flow_times(t: ArrayLike, eigenvalues: Array) -> tuple[Array, Array, Array]:
+    """λ; the time, (..., 1), or 1 in the place of infinity; and whether it was that."""
+    time = jnp.asarray(t, eigenvalues.dtype)[..., None]
+    return not_negative(eigenvalues), jnp.where(jnp.isinf(time), 1.0, time), jnp.isinf(time)
+
+
+def _descent_residual(
+    learning_rate: ArrayLike, steps: Int[Array, "*steps"], eigenvalues: Float[Array, " n"]
+) -> Float[Array, "*steps n"]:
+    x, i, odd, slow, fast = _descent_steps(learning_rate, steps, eigenvalues)
+    exponent = i * _log_step(x, slow, fast)
+    swung = jnp.where(odd, -1.0, 1.0) * jnp.exp(exponent)
+    return jnp.where(slow, jnp.exp(exponent), jnp.where(fast, swung, _power(x, i, slow | fast)))
+
+
+def _descent_response(
+    learning_rate: ArrayLike, steps: Int[Array, "*steps"], eigenvalues: Float[Array, " n"]
+) -> Float[Array, "*steps n"]:
+    x, i, odd, slow, fast = _descent_steps(learning_rate, steps, eigenvalues)
+    rate = _slow_rate(jnp.where(slow, x, 0.0))
+    early = i * rate * mean_decay(i * jnp.where(slow, x, 0.0) * rate)
+    exponent = i * _log_step(x, slow, fast)
+    swung = jnp.where(odd, 1 + jnp.exp(exponent), -jnp.expm1(exponent))
+    late = jnp.where(fast, swung, 1 - _power(x, i, slow | fast)) / jnp.where(slow, 1.0, x)
+    return jnp.asarray(learning_rate, eigenvalues.dtype) * jnp.where(slow, early, late)
+
+
+def _descent_steps(
+    learning_rate: ArrayLike, steps: Array, eigenvalues: Array
+) -> tuple[Array, Array, Array, Array, Array]:
+    """x = ηλ; i and whether it is odd, (..., 1); and where x is slow, or fast and swings from side to side."""
+    x = jnp.asarray(learning_rate, eigenvalues.dtype) * not_negative(eigenvalues)
+    return x, steps.astype(x.dtype)[..., None], (steps % 2 == 1)[..., None], x < 0.5, x > 1.5
+
+
+def _log_step(x: Array, slow: Array, fast: Array) -> Array:
+    """log |1 − x| at both ends, where it is small: 1 − x itself has lost the digits of x, or those of 2 − x."""
+    return jnp.where(slow, jnp.log1p(-jnp.where(slow, x, 0.0)), jnp.log1p(jnp.where(fast, x, 2.0) - 2))
+
+
+def _power(x: Array, i: Array, elsewhere: Array) -> Array:
+    """(1 − x)^i between the ends, where 1 − x is exact and may be 0."""
+    return (1 - jnp.where(elsewhere, 1.0, x)) ** i
+
+
+def _slow_rate(x: Array) -> Array:
+    """−log(1 − x)/x for x < ½; near 0 by its series, whose derivatives keep their digits."""
+    near = jnp.abs(x) < 0.1
+    far = jnp.where(near, 0.5, x)
+    series = horner([1 / (k + 1) for k in range(17)], jnp.where(near, x, 0.0))
+    return jnp.where(near, series, -jnp.log1p(-far) / far)
+
+
+def horner(terms: list[float], x: Array) -> Array:
+    """Σ_k terms_k x^k."""
+    total = jnp.full_like(x, terms[-1])
+    for term in reversed(terms[:-1]):
+        total = total * x + term
+    return total

@@ -5,13 +5,14 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
+from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from lib.checks import as_array, check_targets
-from lib.dynamics import Spectrum, decompose
 from lib.filters import Filter
 from lib.kernels import Kernel
+from lib.spectrum import Spectrum, decompose
 
 
 @runtime_checkable
@@ -38,8 +39,8 @@ def posterior(
 
     µ = k(x, X) (k + σ² I)⁻¹ y,  Σ = k(x, x) − k(x, X) (k + σ² I)⁻¹ k(X, x)
 
-    By a Cholesky factor; where k + σ² I is singular to rounding, as when an input repeats without noise, by its
-    eigenvectors, leaving directions of eigenvalue 0 out of the inverse. It takes four arrays of the size of k. Where
+    By a Cholesky factor; where k + σ² I, noise and all, is singular to rounding, as when an input repeats without noise,
+    by its eigenvectors, leaving directions of eigenvalue 0 out of the inverse. It takes four arrays of the size of k. Where
     those do not fit, the mean needs only products with k, by `jax.scipy.sparse.linalg.cg`.
 
     Args:
@@ -63,10 +64,9 @@ def posterior(
 
     Source: Lee et al. 2019, eq 13.
     """
-    _check(k_xx, k_tx, k_tt, y)
-    features, targets = _whitened(k_xx, jnp.asarray(noise_variance, k_xx.dtype), k_tx.T, y)
-    product = partial(jnp.matmul, precision="highest")
-    return product(features.T, targets), k_tt - product(features.T, features)
+    k_xx, k_tx, k_tt, y = _checked(k_xx, k_tx, k_tt, y)
+    mean, explained = _conditioned(k_xx, k_tx, y, number(noise_variance))
+    return mean, k_tt - explained
 
 
 def ensemble(
@@ -98,13 +98,12 @@ def ensemble(
 
     Source: Lee et al. 2019, eqs 14-15, for any filter.
     """
-    _check(kernel_xx.nngp, kernel_tx.ntk, kernel_tt.nngp, y)
-    v, h = spectrum.eigenvectors, filter.response(spectrum.eigenvalues)
-    projected = jnp.matmul(kernel_tx.ntk, v, precision="highest")  # (M, N)
-    A = jnp.matmul(projected * h[..., None, :], v.T, precision="highest")  # (..., M, N)
+    check_problem(spectrum, filter, y)
+    k_xx, theta_tx, k_tt, y = _checked(kernel_xx.nngp, kernel_tx.ntk, kernel_tt.nngp, y)
+    A = jnp.swapaxes(function_product(spectrum, filter.response, theta_tx.T), -1, -2)  # (..., M, N)
     cross = jnp.matmul(A, kernel_tx.nngp.T, precision="highest")  # (..., M, M)
-    spread = jnp.einsum("...mi,ij,...nj->...mn", A, kernel_xx.nngp, A, precision="highest")
-    covariance = kernel_tt.nngp + spread - cross - jnp.swapaxes(cross, -1, -2)
+    spread = jnp.einsum("...mi,ij,...nj->...mn", A, k_xx, A, precision="highest")
+    covariance = k_tt + spread - cross - jnp.swapaxes(cross, -1, -2)
     return jnp.matmul(A, y, precision="highest"), covariance
 
 
@@ -136,30 +135,44 @@ def readout_ensemble(
 
 
 @jax.jit
-def _whitened(k: Float[Array, "n n"], noise_variance: Array, *sides: Array) -> list[Array]:
-    """R b of each right side b, with Rᵀ R the (pseudo-)inverse of k + σ² I."""
-    total = k + noise_variance * jnp.eye(len(k), dtype=k.dtype)
+def _conditioned(
+    k: Float[Array, "n n"], k_tx: Float[Array, "m n"], y: Float[Array, "n k"], noise_variance: Array
+) -> Moments:
+    """The posterior's mean, and the covariance that the data take away."""
+    product = partial(jnp.matmul, precision="highest")
+    total = k + jnp.asarray(noise_variance, k.dtype) * jnp.eye(len(k), dtype=k.dtype)
     factor = jnp.linalg.cholesky(total)
     pivots = jnp.diagonal(factor) ** 2
-    definite = pivots.min() > len(k) * jnp.finfo(k.dtype).eps * pivots.max()  # false where the factor is NaN
+    definite = pivots.min(initial=jnp.inf) > FLOOR * jnp.finfo(k.dtype).eps * pivots.max(initial=0.0)  # not where NaN
 
     def by_cholesky():
-        return [solve_triangular(factor, side, lower=True) for side in sides]
+        features = solve_triangular(factor, k_tx.T, lower=True)
+        # Not product(features.T, solve_triangular(factor, y)), whose errors are those of the square roots.
+        return product(k_tx, cho_solve((factor, True), y)), product(features.T, features)
 
     def by_eigenvectors():
-        eigenvalues, v = decompose(total)
-        root = jnp.where(eigenvalues > 0, 1 / jnp.sqrt(jnp.where(eigenvalues > 0, eigenvalues, 1.0)), 0.0)
-        return [root[:, None] * jnp.matmul(v.T, side, precision="highest") for side in sides]
+        spectrum = decompose(total)
+        features = function_product(spectrum, Partial(_inverse_root), k_tx.T)
+        return product(k_tx, function_product(spectrum, flow(jnp.inf).response, y)), product(features.T, features)
 
     return jax.lax.cond(definite, by_cholesky, by_eigenvectors)
 
 
-def _check(k_xx: Array, k_tx: Array, k_tt: Array, y: Array) -> None:
+def _inverse_root(eigenvalues: Float[Array, " n"]) -> Float[Array, " n"]:
+    return jnp.where(eigenvalues > 0, 1 / jnp.sqrt(jnp.where(eigenvalues > 0, eigenvalues, 1.0)), 0.0)
+
+
+def _checked(k_xx: Array, k_tx: Array, k_tt: Array, y: Array) -> tuple[Array, Array, Array, Array]:
+    """The kernels and targets as arrays, or an error that names the argument."""
+    y = check_targets(y)
     k_xx, k_tx, k_tt = (as_array(name, k) for name, k in (("k_xx", k_xx), ("k_tx", k_tx), ("k_tt", k_tt)))
-    n, m = len(check_targets(y)), len(k_tt)
+    if k_tt.ndim != 2:
+        raise ValueError(f"the `tt` kernel must have shape (M, M) for M test inputs, got {k_tt.shape}")
+    n, m = len(y), len(k_tt)
     for name, k, shape in [("xx", k_xx, (n, n)), ("tx", k_tx, (m, n)), ("tt", k_tt, (m, m))]:
         if k.shape != shape:
             raise ValueError(
                 f"the `{name}` kernel must have shape {shape} for N = {n} targets and M = {m} test inputs, got "
                 f"{k.shape}; rows of the `tx` kernel are test inputs"
             )
+    return check_symmetric("k_xx", k_xx), k_tx, check_symmetric("k_tt", k_tt), y

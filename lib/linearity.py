@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lib.dynamics import decompose
 from lib.empirical import empirical_ntk
 from lib.linearize import Network, as_apply_fn, linearize
+from lib.spectrum import decompose
 
 
 class Linearity(NamedTuple):

@@ -3,15 +3,15 @@
 A preconditioned method, such as Adam's or Newton's, is no filter of Θ: it trains with another kernel, J P Jᵀ.
 """
 
-from collections.abc import Callable
-from functools import partial
+from math import factorial
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from lib.checks import check_steps
-from lib.filters import Filter
+from lib.filters import Filter, horner, mean_decay, not_negative, number
 
 
 def heavy_ball(learning_rate: ArrayLike, momentum: ArrayLike, steps: ArrayLike) -> Filter:
@@ -40,10 +40,7 @@ def heavy_ball(learning_rate: ArrayLike, momentum: ArrayLike, steps: ArrayLike) 
     Source: Lee et al. 2019, eqs S1-S2; Polyak 1964 (`polyak1964momentum`).
     """
 
-    def step(x, beta):  # v′ = βv + (1 − xu), u′ = u + v′ on (u, v, 1), with u = h/η and x = ηλ; minus the identity
-        return [[-x, beta, 1.0], [-x, beta - 1, 1.0]]
-
-    return _repeated(step, learning_rate, momentum, steps)
+    return _repeated(learning_rate, momentum, 0.0, 1.0, steps)
 
 
 def nesterov(learning_rate: ArrayLike, momentum: ArrayLike, steps: ArrayLike) -> Filter:
@@ -64,13 +61,10 @@ def nesterov(learning_rate: ArrayLike, momentum: ArrayLike, steps: ArrayLike) ->
     Source: Sutskever et al. 2013 (`sutskever2013momentum`), section 2.
     """
 
-    def step(x, beta):  # v′ = βv + (1 − xu), u′ = u + (1 − xu) + βv′
-        return [[-(1 + beta) * x, beta**2, 1 + beta], [-x, beta - 1, 1.0]]
-
-    return _repeated(step, learning_rate, momentum, steps)
+    return _repeated(learning_rate, momentum, 1.0, momentum, steps)
 
 
-def momentum_flow(s: ArrayLike, momentum: ArrayLike, learning_rate: ArrayLike) -> Filter:
+def momentum_flow(s: ArrayLike, *, momentum: ArrayLike, learning_rate: ArrayLike) -> Filter:
     """Heavy-ball momentum in continuous time: a damped oscillator for each mode, from rest.
 
     g̈ = β̃ ġ − λg, β̃ = (β − 1)/√η:  g = (r₊ e^{r₋s} − r₋ e^{r₊s})/(r₊ − r₋),  r± = ½ (β̃ ± √(β̃² − 4λ))
@@ -95,80 +89,108 @@ def momentum_flow(s: ArrayLike, momentum: ArrayLike, learning_rate: ArrayLike) -
     Source: Lee et al. 2019, eqs S3-S4.
     """
 
-    def scaled(eigenvalues):
-        time = jnp.asarray(s, eigenvalues.dtype)[..., None]
-        damping = (1 - jnp.asarray(momentum, eigenvalues.dtype)) / (
-            2 * jnp.sqrt(jnp.asarray(learning_rate, time.dtype))
-        )
-        return time, damping * time, jnp.maximum(eigenvalues, 0.0) * time**2
-
-    def residual(eigenvalues: Float[Array, " n"]) -> Float[Array, "*s n"]:
-        return _oscillation(*scaled(eigenvalues)[1:])
-
-    def response(eigenvalues: Float[Array, " n"]) -> Float[Array, "*s n"]:
-        time, p, q = scaled(eigenvalues)
-        return time**2 * _displacement(p, q)
-
-    return Filter(residual, response)
+    leaves = number(s), number(momentum), number(learning_rate)
+    return Filter(Partial(_oscillator_residual, *leaves), Partial(_oscillator_response, *leaves))
 
 
-def _repeated(step: Callable, learning_rate: ArrayLike, momentum: ArrayLike, steps: ArrayLike) -> Filter:
-    """The filter of an optimiser whose step S is linear in (u, v, 1), with u = h/η and v the momentum.
+def _repeated(
+    learning_rate: ArrayLike, momentum: ArrayLike, now: ArrayLike, ahead: ArrayLike, steps: ArrayLike
+) -> Filter:
+    """The filter of u′ = u + now · (1 − xu) + ahead · v′, v′ = βv + (1 − xu): u = h/η, x = ηλ, v the momentum."""
+    leaves = *(number(value) for value in (learning_rate, momentum, now, ahead)), check_steps(steps)
+    return Filter(Partial(_repeated_residual, *leaves), Partial(_repeated_response, *leaves))
+
+
+def _repeated_residual(
+    learning_rate: ArrayLike,
+    momentum: ArrayLike,
+    now: ArrayLike,
+    ahead: ArrayLike,
+    steps: Int[Array, "*steps"],
+    eigenvalues: Float[Array, " n"],
+) -> Float[Array, "*steps n"]:
+    row, near = _first_row(_step(learning_rate, momentum, now, ahead, eigenvalues), steps)
+    return near + row[0]
+
+
+def _repeated_response(
+    learning_rate: ArrayLike,
+    momentum: ArrayLike,
+    now: ArrayLike,
+    ahead: ArrayLike,
+    steps: Int[Array, "*steps"],
+    eigenvalues: Float[Array, " n"],
+) -> Float[Array, "*steps n"]:
+    row, _ = _first_row(_step(learning_rate, momentum, now, ahead, eigenvalues), steps)
+    return jnp.asarray(learning_rate, eigenvalues.dtype) * row[2]
+
+
+def _step(
+    learning_rate: ArrayLike, momentum: ArrayLike, now: ArrayLike, ahead: ArrayLike, eigenvalues: Float[Array, " n"]
+) -> Float[Array, "3 3 n"]:
+    """S, the step on (u, v, 1), with a 1 taken from S₀₀ = 1 − (now + ahead) x, beside which a slow x would vanish.
 
     Without the 1 the same map takes (1, 0) to the residual: the first row of Sⁱ holds both g and h/η.
     """
-    count = check_steps(steps)
-
-    def change(eigenvalues):  # S − 1, (3, 3, n)
-        eta, beta = (jnp.asarray(value, eigenvalues.dtype) for value in (learning_rate, momentum))
-        x = eta * jnp.maximum(eigenvalues, 0.0)
-        return jnp.stack([jnp.stack([x * 0 + entry for entry in row]) for row in (*step(x, beta), (0.0, 0.0, 0.0))])
-
-    def residual(eigenvalues: Float[Array, " n"]) -> Float[Array, "*steps n"]:
-        # Sⁱ − 1 is exact on slow modes, where S is 1 to rounding, but loses a g far below 1; Sⁱ itself keeps that.
-        slow = 1 + _first_row(change(eigenvalues), count, 1)[0]
-        return jnp.where(jnp.abs(slow) > 1e-3, slow, _first_row(change(eigenvalues), count, 0)[0])
-
-    def response(eigenvalues: Float[Array, " n"]) -> Float[Array, "*steps n"]:
-        return jnp.asarray(learning_rate, eigenvalues.dtype) * _first_row(change(eigenvalues), count, 1)[2]
-
-    return Filter(residual, response)
+    values = (jnp.asarray(value, eigenvalues.dtype) for value in (learning_rate, momentum, now, ahead))
+    eta, beta, now, ahead = values
+    x = eta * not_negative(eigenvalues)
+    rows = [[-(now + ahead) * x, ahead * beta, now + ahead], [-x, beta, 1.0], [0.0, 0.0, 1.0]]
+    return jnp.stack([jnp.stack([x * 0 + entry for entry in row]) for row in rows])
 
 
-@partial(jax.jit, static_argnames="c")
-def _first_row(change: Float[Array, "3 3 n"], count: Int[Array, "*t"], c: int) -> Float[Array, "3 *t n"]:
-    """The first row of (1 + change)ⁱ − c, c = 0 or 1, by repeated squaring: (c + P)(c + Q) = c + [cP + cQ + PQ].
+@jax.jit
+def _first_row(
+    change: Float[Array, "3 3 n"], count: Int[Array, "*t"]
+) -> tuple[Float[Array, "3 *t n"], Float[Array, "*t n"]]:
+    """The first row of Sⁱ by repeated squaring, given S, and what was taken from its first entry, 1 or 0.
 
-    The small axes come first, so that products are sums of long vectors.
+    Powers are stored as D + P with D = diag(c, 0, 0). A mode begins with c = 1, where P₀₀ is a small change, and goes
+    over to c = 0 once that is no longer small, where Sⁱ itself may become so: each keeps its digits. The small axes
+    come first, so that products are sums of long vectors.
     """
-    product = lambda row, matrix: sum(row[j] * jnp.expand_dims(matrix[j], range(1, row[j].ndim)) for j in range(3))
-    first = (jnp.arange(3) == 0).astype(change.dtype).reshape(3, *(1,) * (count.ndim + 1))
+    times, identity = (1,) * count.ndim, jnp.eye(3, dtype=change.dtype)[..., None]
+    first = identity[0]
+    product = lambda row, matrix: sum(row[j] * matrix[j] for j in range(3))
 
     def double(carry, bit):
-        row, power = carry
+        row, near, power, c = carry
         used = (count >> bit & 1)[..., None] == 1
-        multiplied = lambda: jnp.where(used, c * row + product(row + c * first, power), row)
-        squared = jnp.stack([2 * c * power[i] + product(power[i], power) for i in range(3)])
-        return (jax.lax.cond(used.any(), multiplied, lambda: row), squared), None
+        power = jnp.where((count >> bit > 0).any(), power, 0.0)  # beyond the last it overflows, and so do gradients
+        far = jnp.abs(power[0, 0]) > 0.5
+        power, c = power.at[0, 0].add(jnp.where(far, c, 0.0)), jnp.where(far, 0.0, c)
 
-    identity = jnp.eye(3, dtype=change.dtype)[..., None]
-    start = jnp.broadcast_to((1 - c) * first, (3, *count.shape, change.shape[-1]))
-    bits = jnp.arange(int(jnp.iinfo(count.dtype).max).bit_length())
-    (row, _), _ = jax.lax.scan(double, (start, change + (1 - c) * identity), bits)
-    return row
+        def multiplied():  # (c₁e₀ + row)(D + P) = c₁c e₀ + [c₁P₀ + c row₀e₀ + row P]
+            spread = lambda x: x.reshape(*x.shape[:-1], *times, x.shape[-1])
+            factor = jnp.where(used, spread(power), spread(identity - first * first[:, None]))
+            kept = jnp.where(used, c, 1.0)
+            return near * factor[0] + kept * row[0] * spread(first) + product(row, factor), near * kept
+
+        squared = c * first[:, None] * power[0] + c * power[:, :1] * first
+        squared = squared + jnp.stack([product(power[i], power) for i in range(3)])
+        row, near = jax.lax.cond(used.any(), multiplied, lambda: (row, near))
+        return (row, near, squared, c), None
+
+    near = jnp.ones((*count.shape, change.shape[-1]), change.dtype)
+    start = jnp.zeros((3, *near.shape), change.dtype), near, change, jnp.ones_like(change[0, 0])
+    bits = jnp.arange(int(jnp.iinfo(count.dtype).max).bit_length(), dtype=count.dtype)
+    (row, near, *_), _ = jax.lax.scan(double, start, bits)
+    return row, near
 
 
 @jax.jit
 def _oscillation(p: Array, q: Array) -> Array:
     """g for p = −β̃s/2 and q = λs²; the roots times −s are p ± √(p² − q)."""
     z = p**2 - q
-    root = jnp.sqrt(jnp.maximum(jnp.abs(z), jnp.finfo(z.dtype).tiny))  # at a double root the limits below hold
+    root = jnp.sqrt(jnp.where(z > 1, z, 1.0))
     fast = p + root
-    slow = q / jnp.where(z > 1, fast, 1.0)  # = p − root without its cancellation
+    slow = q / fast  # = p − root without its cancellation
     apart = (fast * jnp.exp(-slow) - slow * jnp.exp(-fast)) / (2 * root)
-    root = jnp.where(z > 1, 1.0, root)  # cosh would overflow
-    even = jnp.where(z > 0, jnp.cosh(root), jnp.cos(root))
-    odd = jnp.where(z > 0, jnp.sinh(root), jnp.sin(root)) / root
+    near = jnp.clip(z, -1.0, 1.0)  # here cosh √z and sinh √z/√z by their series, smooth at the double root
+    even, odd = (horner([1 / factorial(2 * k + odd) for k in range(11)], near) for odd in (0, 1))
+    angle = jnp.sqrt(jnp.where(z < -1, -z, 1.0))
+    even = jnp.where(z < -1, jnp.cos(angle), even)
+    odd = jnp.where(z < -1, jnp.sin(angle) / angle, odd)
     together = jnp.exp(-p) * (even + p * odd)
     return jnp.where(z > 1, apart, together)
 
@@ -180,12 +202,33 @@ def _displacement(p: Array, q: Array) -> Array:
     root = jnp.sqrt(jnp.where(z > 1, z, 1.0))
     fast = p + root
     slow = q / fast
-    flow_in = lambda x: jnp.where(x > 0, -jnp.expm1(-x) / jnp.where(x > 0, x, 1.0), 1.0)
-    apart = (flow_in(slow) - flow_in(fast)) / (2 * root)
+    apart = (mean_decay(slow) - mean_decay(fast)) / (2 * root)
     last, term = jnp.zeros_like(z), jnp.full_like(z, 0.5)
     series = term
     for j in range(3, 30):  # term_j of h/s² = Σ c_j s^{j−2}, from ḧ = 1 − 2pḣ − qh; here p < 1.5 and q < 1
         last, term = term, -(2 * p * (j - 1) * term + q * last) / (j * (j - 1))
         series += term
-    direct = (1 - _oscillation(p, q)) / jnp.where(q > 0, q, 1.0)
+    direct = (1 - _oscillation(p, q)) / jnp.where(q >= 1, q, 1.0)
     return jnp.where((q >= 1) & ((z <= 1) | (slow >= 1)), direct, jnp.where(z > 1, apart, series))
+
+
+def _oscillator_residual(
+    s: ArrayLike, momentum: ArrayLike, learning_rate: ArrayLike, eigenvalues: Float[Array, " n"]
+) -> Float[Array, "*s n"]:
+    return _oscillation(*_scaled(s, momentum, learning_rate, eigenvalues)[1:])
+
+
+def _oscillator_response(
+    s: ArrayLike, momentum: ArrayLike, learning_rate: ArrayLike, eigenvalues: Float[Array, " n"]
+) -> Float[Array, "*s n"]:
+    time, p, q = _scaled(s, momentum, learning_rate, eigenvalues)
+    return time**2 * _displacement(p, q)
+
+
+def _scaled(
+    s: ArrayLike, momentum: ArrayLike, learning_rate: ArrayLike, eigenvalues: Array
+) -> tuple[Array, Array, Array]:
+    """The time (..., 1), friction over it, p = −β̃s/2, and the spring's pull over it, q = λs²."""
+    time, beta, eta = (jnp.asarray(value, eigenvalues.dtype) for value in (s, momentum, learning_rate))
+    time = time[..., None]
+    return time, (1 - beta) / (2 * jnp.sqrt(eta)) * time, not_negative(eigenvalues) * time**2

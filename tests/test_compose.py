@@ -84,7 +84,7 @@ def test_decay_of_a_step_is_toward_the_start(beta):
 
 def test_no_decay_changes_nothing():
     lam = jnp.array([*MODES, -1.0])
-    for method in (flow(3.0), momentum_flow(3.0, 0.5, 0.1)):
+    for method in (flow(3.0), momentum_flow(3.0, momentum=0.5, learning_rate=0.1)):
         for ours, plain in zip(decayed(method, 0.0), method, strict=True):
             np.testing.assert_allclose(ours(lam), plain(lam), **tolerance(lam))
 

@@ -23,7 +23,9 @@ def test_squared_loss_has_a_closed_form(x64, k, full, rank, momentum):
     theta, _, y, f0_x = random_problem(6, k, full, rank)
     eta = 0.2
     a = evolve(half_square, theta, y, f0_x, STEPS, eta, momentum)
-    filtered = flow(eta * STEPS) if momentum is None else momentum_flow(eta**0.5 * STEPS, momentum, eta)
+    filtered = (
+        flow(eta * STEPS) if momentum is None else momentum_flow(eta**0.5 * STEPS, momentum=momentum, learning_rate=eta)
+    )
     expected = coefficients(decompose(theta), filtered, y, f0_x)
     assert a.shape == (2, 3, *y.shape)
     np.testing.assert_allclose(kernel_product(theta, a), kernel_product(theta, expected), atol=1e-6)

@@ -109,7 +109,7 @@ def test_the_flow_is_the_matrix_exponential(x64):
         moved = np.array(
             [[expm(s * np.array([[0, 1, 0], [-x, -2 * gamma, 1], [0, 0, 0]]))[0] for x in lam] for s in times]
         )
-        filtered = momentum_flow(times, beta, eta)
+        filtered = momentum_flow(times, momentum=beta, learning_rate=eta)
         g = np.array([[expm(s * np.array([[0, 1], [-x, -2 * gamma]]))[0, 0] for x in lam] for s in times])
         np.testing.assert_allclose(filtered.residual(jnp.array(lam)), g, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(filtered.response(jnp.array(lam)), moved[..., 2], rtol=1e-9, atol=1e-12)
@@ -119,7 +119,7 @@ def test_the_flow_has_no_seams():
     """Where one way of computing g and h hands over to another, nothing jumps: neighbours in λ, and double roots."""
     lam = jnp.linspace(0, 4, 4001)
     for s in (0.5, 1.9, 2.1, 6.0):
-        for values in momentum_flow(s, 0.0, 1.0):
+        for values in momentum_flow(s, momentum=0.0, learning_rate=1.0):
             bend = jnp.abs(jnp.diff(values(lam), 2))
             assert float(bend.max()) < 1e-7 * s**4 + float(tolerance(lam)["atol"]) * s**2
 
@@ -127,7 +127,7 @@ def test_the_flow_has_no_seams():
 def test_under_strong_friction_the_flow_is_that_without_momentum(x64):
     """One root is −λ√η, the other −1/√η: as their half-sum and half-difference the first would have two digits left."""
     eta, lam, t = 1e-14, jnp.array([0.3, 1.0, 7.0]), 2.0
-    strong, without = momentum_flow(t / eta**0.5, 0.0, eta), flow(t)
+    strong, without = momentum_flow(t / eta**0.5, momentum=0.0, learning_rate=eta), flow(t)
     np.testing.assert_allclose(strong.residual(lam), without.residual(lam), rtol=1e-11)
     np.testing.assert_allclose(strong.response(lam), without.response(lam), rtol=1e-11)
 
@@ -138,7 +138,7 @@ def test_small_steps_tend_to_the_flow(x64):
     for n in (40, 80):
         root, s = 2.0 / n, 2.0
         beta = 1 - 1.5 * root
-        discrete, limiting = heavy_ball(root**2, beta, n), momentum_flow(s, beta, root**2)
+        discrete, limiting = heavy_ball(root**2, beta, n), momentum_flow(s, momentum=beta, learning_rate=root**2)
         gaps.append([float(abs(a(lam) - b(lam)).max()) for a, b in zip(discrete, limiting, strict=True)])
     np.testing.assert_allclose(np.divide(*gaps), 2, rtol=0.1)
 
@@ -148,7 +148,7 @@ def test_shapes_dtypes_and_traced_steps():
     for filtered in (
         heavy_ball(np.float64(0.1), np.float64(0.9), np.arange(6).reshape(2, 3)),
         nesterov(np.float64(0.1), np.float64(0.9), np.arange(6).reshape(2, 3)),
-        momentum_flow(np.arange(6.0).reshape(2, 3), np.float64(0.9), np.float64(0.1)),
+        momentum_flow(np.arange(6.0).reshape(2, 3), momentum=np.float64(0.9), learning_rate=np.float64(0.1)),
     ):
         for values in filtered:
             assert values(lam).shape == (2, 3, 2) and values(lam).dtype == jnp.float32

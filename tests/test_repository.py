@@ -21,7 +21,7 @@ ORDER = [
     *("data", "duals", "smooth_duals", "quadrature", "checks", "kernels", "tiles", "activations"),
     *("layers", "convolution", "pooling", "normalization", "residual", "architectures", "blocks"),
     *("linearize", "jacobian", "backprop", "layerwise", "paths", "empirical", "readout", "solve"),
-    *("filters", "momentum", "compose", "dynamics"),
+    *("filters", "momentum", "compose", "spectrum", "dynamics"),
     *("evolution", "optimizers", "linearity", "gp", "likelihood", "training", "span"),
     *("provenance", "scales", "records", "paper", "plotting", "slider"),
 ]
