@@ -4,8 +4,11 @@ A dual takes the variances k11 = E[u²], k22 = E[v²] and the covariance k12 = E
 that broadcast against each other, and returns (𝒯, 𝒯̇) = (E[φ(u) φ(v)], E[φ′(u) φ′(v)]) in their broadcast shape.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 Pair = tuple[Float[Array, "..."], Float[Array, "..."]]
@@ -102,7 +105,7 @@ def erf(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Source: Lee et al. 2019, eqs S16-S17; Williams 1997.
     """
-    root = jnp.sqrt(1 + 2 * (k11 + k22) + 4 * determinant(k11, k12, k22))
+    root = spread(k11, k12, k22, 2.0)
     return 2 / jnp.pi * jnp.arctan(2 * k12 / root), 4 / jnp.pi / root
 
 
@@ -146,9 +149,39 @@ def identity(k11: Array, k12: Array, k22: Array) -> Pair:
     return t, jnp.ones_like(t)
 
 
-def determinant(k11: Array, k12: Array, k22: Array) -> Float[Array, "..."]:
-    """k11 k22 − k12² in differences of like numbers, which are exactly 0 between equal inputs."""
-    return k11 * (k22 - k12) + k12 * (k11 - k12)
+@jax.custom_jvp
+def spread(k11: Array, k12: Array, k22: Array, c: Any) -> Float[Array, "..."]:
+    """√((1 + c k11)(1 + c k22) − c² k12²), at least √(1 + c k11 + c k22) whatever is rounded.
+
+    As √A₁ √A₂ √((L + S²) / A₁A₂) with A = 1 + c k, L = 1 + c (k11 + k22) and S = c √(k11 k22) sin θ: nothing is squared
+    before it is divided, and S² is that of a difference of like numbers, exactly 0 between equal inputs.
+    """
+    A1, A2 = 1 + c * k11, 1 + c * k22
+    norm, share = geometric_mean(k11, k22), lax.rsqrt(A1) * lax.rsqrt(A2)
+    below, above = c * jnp.maximum(norm - k12, 0) * share, c * jnp.maximum(norm + k12, 0) * share
+    return jnp.sqrt((A1 + c * k22) * share * share + below * above) * jnp.sqrt(A1) * jnp.sqrt(A2)
+
+
+@spread.defjvp
+def _spread_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """Of a root, half the derivative of the square over the root."""
+    k11, k12, k22, c = primals
+    d11, d12, d22, _ = tangents
+    root = spread(*primals)
+    along = (1 + c * k22) / root * d11 + (1 + c * k11) / root * d22 - 2 * c * (k12 / root) * d12
+    return root, c / 2 * along
+
+
+def geometric_mean(k11: Array, k22: Array) -> Float[Array, "..."]:
+    """√(k11 k22), where k11 k22 would over- or underflow too; exactly k where both are k."""
+    scale1, scale2 = _power_of_two(k11), _power_of_two(k22)
+    return jnp.sqrt((k11 / scale1 / scale1) * (k22 / scale2 / scale2)) * scale1 * scale2
+
+
+def _power_of_two(k: Array) -> Float[Array, "..."]:
+    """√k to its first binary digit, by which division is exact."""
+    number = jnp.finfo(k.dtype)
+    return lax.reduce_precision(jnp.sqrt(jnp.maximum(k, number.tiny)), number.nexp, 0)
 
 
 def _angle(k11: Array, k12: Array, k22: Array) -> Pair:
@@ -156,7 +189,7 @@ def _angle(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Differences of numbers of size √(k11 k22), never of their squares: exactly 0 between equal inputs.
     """
-    norm = jnp.sqrt(k11 * k22)
+    norm = geometric_mean(k11, k22)
     below, above = jnp.sqrt(jnp.maximum(norm - k12, 0)), jnp.sqrt(jnp.maximum(norm + k12, 0))
     smaller, larger = jnp.minimum(below, above), jnp.maximum(below, above)
     half = _arctangent(smaller / jnp.maximum(larger, jnp.finfo(larger.dtype).tiny))

@@ -3,15 +3,16 @@
 from math import factorial, perm, prod
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from lib.duals import Pair, determinant
+from lib.duals import Pair, spread
 
 
 def gelu(k11: Array, k12: Array, k22: Array) -> Pair:
     """The dual of φ(u) = u P(z < u), z ~ N(0, 1): the exact GELU.
 
-    𝒯 = k12 p + b (k11 k22 + k12² (1 − k11 k22) / (1 + k11)(1 + k22))
+    𝒯 = k12 p + (√D k11 k22 + k12²/√D) / 2π(1 + k11)(1 + k22)
     𝒯̇ = p + k12 b (1/(1 + k11) + 1/(1 + k22) + 1/D)
     p = 1/4 + atan(k12 / √D) / 2π,  b = 1 / 2π√D,  D = (1 + k11)(1 + k22) − k12²
 
@@ -29,11 +30,11 @@ def gelu(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Source: Hendrycks & Gimpel 2016 for φ; Stein 1981.
     """
-    D = 1 + k11 + k22 + determinant(k11, k12, k22)
-    b = 1 / (2 * jnp.pi * jnp.sqrt(D))
-    p = 1 / 4 + jnp.arctan(k12 / jnp.sqrt(D)) / (2 * jnp.pi)
-    t = k12 * p + b * (k11 * k22 + k12**2 * (1 - k11 * k22) / ((1 + k11) * (1 + k22)))
-    return t, p + k12 * b * (1 / (1 + k11) + 1 / (1 + k22) + 1 / D)
+    root = spread(k11, k12, k22, 1.0)
+    p = 1 / 4 + jnp.arctan(k12 / root) / (2 * jnp.pi)
+    shared = k12 * lax.rsqrt(1 + k11) * lax.rsqrt(1 + k22)
+    t = k12 * p + (root * (k11 / (1 + k11)) * (k22 / (1 + k22)) + shared**2 / root) / (2 * jnp.pi)
+    return t, p + k12 / root * (1 / (1 + k11) + 1 / (1 + k22) + 1 / root / root) / (2 * jnp.pi)
 
 
 def gaussian(k11: Array, k12: Array, k22: Array) -> Pair:
@@ -53,8 +54,8 @@ def gaussian(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Source: Williams 1997.
     """
-    D = 1 + 2 * (k11 + k22) + 4 * determinant(k11, k12, k22)
-    return 1 / jnp.sqrt(D), 4 * k12 / (D * jnp.sqrt(D))
+    root = spread(k11, k12, k22, 2.0)
+    return 1 / root, 4 * k12 / root / root / root
 
 
 def sin(k11: Array, k12: Array, k22: Array) -> Pair:
@@ -75,9 +76,12 @@ def sin(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Source: Rahimi & Recht 2007.
     """
-    # Away from 0 as a difference of bounded exponentials, because e^{−k} sinh k is 0 times infinity at large k.
+    # Exponents by differences of like numbers, and not above 0 where Cauchy-Schwarz puts them, whatever is rounded.
     half = (k11 + k22) / 2
-    above, below = jnp.exp(k12 - half), jnp.exp(-k12 - half)
+    bounded = lambda x: jnp.exp(x - lax.stop_gradient(jnp.maximum(x, 0)))
+    above = bounded(((k12 - k11) + (k12 - k22)) / 2)
+    below = bounded(-((k12 + k11) + (k12 + k22)) / 2)
+    # Away from 0 as their difference, because e^{−k} sinh k is 0 times infinity at large k.
     near_zero = jnp.exp(-half) * jnp.sinh(jnp.clip(k12, -1, 1))
     return jnp.where(abs(k12) < 1, near_zero, (above - below) / 2), (above + below) / 2
 
@@ -126,13 +130,14 @@ def polynomial(k11: Array, k12: Array, k22: Array, *coefficients: float) -> Pair
 
 
 def _polynomial_expectation(coefficients: tuple, k11: Array, k12: Array, k22: Array) -> Float[Array, "..."]:
-    """Σ_m k12ᵐ/m! E[φ⁽ᵐ⁾(u)] E[φ⁽ᵐ⁾(v)], by Horner's rule."""
+    """Σ_m k12ᵐ/m! E[φ⁽ᵐ⁾(u)] E[φ⁽ᵐ⁾(v)], by Horner's rule; infinite where a term of it is too large for the dtype."""
     total = jnp.zeros_like(k11 + k12 + k22)
     for m in reversed(range(len(coefficients))):
         total = total * k12 + _mean_derivative(coefficients, m, k11) * _mean_derivative(
             coefficients, m, k22
         ) / factorial(m)
-    return total
+    overflow = jnp.isnan(total) & jnp.isfinite(k11) & jnp.isfinite(k12) & jnp.isfinite(k22)  # ∞ − ∞, or 0 × ∞
+    return jnp.where(overflow, jnp.inf, total)
 
 
 def _mean_derivative(coefficients: tuple, m: int, k: Array) -> Float[Array, "..."]:
