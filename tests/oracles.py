@@ -73,8 +73,8 @@ def fully_connected_kernel(x1, x2, activation, depth, W_std, b_std, parameteriza
 def image_kernel(x1, x2, layers, W_std, b_std, parameterization="ntk", channels=None):
     """(K, Θ) of networks of images, with a readout after the `layers`; one pair of images, of positions, of pixels.
 
-    Layers: ("conv", size, stride, padding), ("pool", size, stride), ("residual", inner, shortcut), "flatten", "global",
-    "normalize", or the name of an activation.
+    Layers: ("conv", window, strides, padding), ("pool", window, strides), ("residual", inner, shortcut), "flatten",
+    "global", "normalize", or the name of an activation; windows and strides are pairs (height, width).
     """
     b_var, bias = (0.0, 0.0) if b_std is None else (b_std**2, 1.0)
 
@@ -84,9 +84,9 @@ def image_kernel(x1, x2, layers, W_std, b_std, parameterization="ntk", channels=
 
     def apply(layer, k, features):
         if layer[0] == "conv":
-            _, size, stride, padding = layer
-            k = {name: convolved(array, size, stride, padding) for name, array in k.items()}
-            return weights(k, size**2 * features), channels
+            _, window, strides, padding = layer
+            k = {name: convolved(array, window, strides, padding) for name, array in k.items()}
+            return weights(k, window[0] * window[1] * features), channels
         if layer[0] == "pool":
             return {name: pooled(array, *layer[1:]) for name, array in k.items()}, features
         if layer[0] == "residual":
@@ -123,30 +123,63 @@ def image_kernel(x1, x2, layers, W_std, b_std, parameterization="ntk", channels=
 PAIRS = ("11", "12", "22")
 
 
-def convolved(k, size, stride, padding):
-    """out[p, q] = mean over o of k[s p + o − low, s q + o − low], zero or periodic outside."""
-    image = k.shape[:2]
+def sizes_and_starts(image, window, strides, padding):
+    """Of the positions of a window along height and width: how many there are, and where the first begins."""
     if padding == "VALID":
-        out, low = [(n - size) // stride + 1 for n in image], (0, 0)
-    else:
-        out = [-(-n // stride) for n in image]
-        low = [max((m - 1) * stride + size - n, 0) // 2 for m, n in zip(out, image, strict=True)]
-    result = np.zeros((*out, *out))
-    for index in np.ndindex(*result.shape):
-        for o in np.ndindex(size, size):
-            at = [stride * index[d] + o[d % 2] - low[d % 2] for d in range(4)]
-            if padding == "CIRCULAR":
-                at = [position % n for position, n in zip(at, k.shape, strict=True)]
-            if all(0 <= position < n for position, n in zip(at, k.shape, strict=True)):
-                result[index] += k[tuple(at)] / size**2
+        return [(n - w) // s + 1 for n, w, s in zip(image, window, strides, strict=True)], (0, 0)
+    out = [-(-n // s) for n, s in zip(image, strides, strict=True)]
+    around = [(m - 1) * s + w - n for m, s, w, n in zip(out, strides, window, image, strict=True)]
+    return out, [-(max(a, 0) // 2) for a in around]
+
+
+def seen(array, at, padding):
+    """`array` at a position outside of which there are zeros, or the opposite edge."""
+    size = array.shape[: len(at)]
+    if padding == "CIRCULAR":
+        at = [position % n for position, n in zip(at, size, strict=True)]
+    inside = all(0 <= position < n for position, n in zip(at, size, strict=True))
+    return array[tuple(at)] if inside else np.zeros(array.shape[len(at) :])
+
+
+def convolved_image(x, W, strides, padding):
+    """h[p] = Σ_o x[s p + o] W[o] of one image (H, W, C) and weights (height, width, C, features)."""
+    out, start = sizes_and_starts(x.shape[:2], W.shape[:2], strides, padding)
+    result = np.zeros((*out, W.shape[3]))
+    for p in np.ndindex(*out):
+        for o in np.ndindex(*W.shape[:2]):
+            at = [strides[d] * p[d] + start[d] + o[d] for d in (0, 1)]
+            result[p] += seen(x, at, padding) @ W[o]
     return result
 
 
-def pooled(k, size, stride):
-    out = [(n - size) // stride + 1 for n in k.shape]
-    result = np.zeros(out)
-    for index in np.ndindex(*out):
-        result[index] = k[tuple(slice(stride * i, stride * i + size) for i in index)].mean()
+def convolved(k, window, strides, padding):
+    """out[p, q] = mean over o of k[s p + o, s q + o], zero or periodic outside."""
+    out, start = sizes_and_starts(k.shape[:2], window, strides, padding)
+    result = np.zeros((*out, *out))
+    for index in np.ndindex(*result.shape):
+        for o in np.ndindex(*window):
+            at = [strides[d % 2] * index[d] + start[d % 2] + o[d % 2] for d in range(4)]
+            result[index] += seen(k, at, padding) / (window[0] * window[1])
+    return result
+
+
+def pooled_image(x, window, strides):
+    """The mean over each window of one image (H, W, C)."""
+    out, _ = sizes_and_starts(x.shape[:2], window, strides, "VALID")
+    result = np.zeros((*out, x.shape[2]))
+    for p in np.ndindex(*out):
+        for o in np.ndindex(*window):
+            result[p] += x[strides[0] * p[0] + o[0], strides[1] * p[1] + o[1]] / (window[0] * window[1])
+    return result
+
+
+def pooled(k, window, strides):
+    """out[p, q] = mean over a and b of k[s p + a, s q + b]."""
+    out, _ = sizes_and_starts(k.shape[:2], window, strides, "VALID")
+    result = np.zeros((*out, *out))
+    for index in np.ndindex(*result.shape):
+        corner = [strides[d % 2] * index[d] for d in range(4)]
+        result[index] = k[tuple(slice(c, c + window[d % 2]) for d, c in enumerate(corner))].mean()
     return result
 
 

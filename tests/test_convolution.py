@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tolerance
-from oracles import image_kernel, images
+from oracles import convolved, convolved_image, image_kernel, images
 
 from lib import convolution
 from lib.activations import erf, relu
@@ -25,23 +25,37 @@ STDS = (1.4, 0.1)
 
 
 def conv(size, stride, padding, W_std=STDS[0], b_std=STDS[1], parameterization="ntk", channels=4):
-    return Conv(channels, (size, size), (stride, stride), padding, W_std, b_std, parameterization)
+    return Conv(channels, pair(size), pair(stride), padding, W_std, b_std, parameterization)
 
 
-# Stacks of layers as the slow recursion takes them. Together they have every padding, strides, windows of 1, a pooling
-# below a nonlinearity, and blocks with and without a projection.
-BLOCK = ("residual", ["relu", ("conv", 3, 2, "SAME"), "erf", ("conv", 3, 1, "SAME")], [("conv", 1, 2, "SAME")])
+def pair(size):
+    """3 for (3, 3)."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+# Stacks of layers as the slow recursion takes them, for images of 4 × 5. Together they have every padding, strides,
+# windows that are not square, a pooling below a nonlinearity, and blocks with and without a projection.
+ONE = (1, 1)
+BLOCK = (
+    "residual",
+    ["relu", ("conv", (3, 2), (2, 1), "SAME"), "erf", ("conv", (1, 3), ONE, "SAME")],
+    [("conv", ONE, (2, 1), "SAME")],
+)
 STACKS = {
-    "strides": [("conv", 3, 2, "SAME"), "relu", ("conv", 1, 1, "VALID"), "erf", "flatten"],
+    "strides": [("conv", (3, 2), (2, 1), "SAME"), "relu", ("conv", (1, 2), (1, 2), "VALID"), "erf", "flatten"],
     "blocks": [
-        *(("conv", 2, 1, "SAME"), ("residual", ["relu", ("conv", 2, 2, "CIRCULAR")], [("conv", 1, 2, "VALID")])),
+        ("conv", (2, 3), ONE, "SAME"),
+        ("residual", ["relu", ("conv", (2, 1), (1, 2), "CIRCULAR")], [("conv", ONE, (1, 2), "VALID")]),
         *("normalize", "relu", "flatten"),
     ],
-    "pooling": [("conv", 3, 1, "CIRCULAR"), "relu", ("pool", 2, 1), ("conv", 2, 1, "VALID"), "relu", "global"],
-    "pool, flatten": [("conv", 3, 1, "VALID"), "relu", ("pool", 2, 2), "flatten"],
+    "pooling": [
+        *(("conv", (3, 2), ONE, "CIRCULAR"), "relu", ("pool", (2, 3), (1, 2))),
+        *(("conv", (2, 1), ONE, "VALID"), "relu", "global"),
+    ],
+    "pool, flatten": [("conv", (3, 2), ONE, "VALID"), "relu", ("pool", (1, 2), (1, 2)), "flatten"],
     "everything": [
-        *(("conv", 3, 1, "SAME"), BLOCK, ("residual", ["relu", ("conv", 3, 1, "SAME")], []), "normalize"),
-        *("relu", ("pool", 2, 1), ("conv", 1, 1, "SAME"), "erf", "global"),
+        *(("conv", (3, 3), ONE, "SAME"), BLOCK, ("residual", ["relu", ("conv", (1, 3), ONE, "SAME")], []), "normalize"),
+        *("relu", ("pool", (2, 1), ONE), ("conv", ONE, ONE, "SAME"), "erf", "global"),
     ],
 }
 
@@ -56,7 +70,7 @@ def network(stack, W_std=STDS[0], b_std=STDS[1], parameterization="ntk", channel
         if entry[0] == "conv":
             return conv(*entry[1:], W_std, b_std, parameterization, channels)
         if entry[0] == "pool":
-            return AveragePool((entry[1],) * 2, (entry[2],) * 2)
+            return AveragePool(pair(entry[1]), pair(entry[2]))
         return Residual(*(Sequential([layer(e) for e in branch]) for branch in entry[1:]))
 
     return Sequential([*map(layer, stack), Dense(outputs, W_std, b_std, parameterization)])
@@ -72,6 +86,10 @@ def assert_kernels_equal(a, b, name, **tolerances):
         np.testing.assert_allclose(one, other, err_msg=f"{part} of {name}", **tolerances)
 
 
+# Windows and strides of which no two agree in both directions, in images that are not square either.
+MOVES = [((3, 2), (2, 1)), ((2, 3), (1, 2)), ((1, 2), (2, 3))]
+
+
 # Finite face ----------------------------------------------------------------------------------------------------------
 
 
@@ -79,19 +97,14 @@ def assert_kernels_equal(a, b, name, **tolerances):
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
 def test_it_is_a_sum_over_a_window(padding, parameterization):
     x = jnp.asarray(images(2, 5, 6, 3, 0.0))
-    layer = Conv(4, (3, 2), (2, 1), padding, 1.5, 0.2, parameterization)
-    params = layer.init(KEY, x)
-    W, b = (np.asarray(params["params"][name]) for name in ("omega", "beta"))
-    if parameterization == "ntk":
-        W, b = 1.5 / np.sqrt(18) * W, 0.2 * b
-    mode = {"SAME": "constant", "CIRCULAR": "wrap"}.get(padding)
-    # Along the height 3 windows take 7 rows, along the width 6 windows 7 columns.
-    around = np.pad(x, ((0, 0), (1, 1), (0, 1), (0, 0)), mode=mode) if mode else np.asarray(x)
-    h, w = ((around.shape[1] - 3) // 2 + 1, around.shape[2] - 1)
-    expected = np.zeros((2, h, w, 4))
-    for i, j in np.ndindex(h, w):
-        expected[:, i, j] = np.tensordot(around[:, 2 * i : 2 * i + 3, j : j + 2], W, axes=3) + b
-    np.testing.assert_allclose(layer.apply(params, x), expected, **tolerance(x))
+    for window, strides in MOVES:
+        layer = Conv(4, window, strides, padding, 1.5, 0.2, parameterization)
+        params = layer.init(KEY, x)
+        W, b = (np.asarray(params["params"][name]) for name in ("omega", "beta"))
+        if parameterization == "ntk":
+            W, b = 1.5 / np.sqrt(3 * window[0] * window[1]) * W, 0.2 * b
+        expected = [convolved_image(image, W, strides, padding) + b for image in np.asarray(x)]
+        np.testing.assert_allclose(layer.apply(params, x), expected, **tolerance(x), err_msg=f"{window} {strides}")
 
 
 @pytest.mark.parametrize("block", ["one image", "two of five", "all at once"])
@@ -125,6 +138,35 @@ def test_weights_are_gaussians_of_the_stated_deviation(parameterization, omega_s
 
 
 # Infinite face --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
+def test_windows_move_over_covariances_as_over_images(padding):
+    """Of all pairs of positions, against loops, and of equal ones; and both are the Gram matrix of what windows see."""
+    x = jnp.asarray(images(2, 4, 5, 3, 0.0))
+    layers = {(window, strides): Conv(4, window, strides, padding, 1.5, 0.2) for window, strides in MOVES}
+
+    @jax.jit
+    def steps(x):
+        states = {need: input_state(x, x[:1], need) for need in ("diagonal", "full")}
+        return {
+            move: ({need: layer.kernel_step(state)[:4] for need, state in states.items()}, layer.padded(x))
+            for move, layer in layers.items()
+        }
+
+    for (window, strides), (found, padded) in steps(x).items():
+        close = partial(np.testing.assert_allclose, **tolerance(x), err_msg=f"{window} {strides}")
+        gram = np.einsum("ahwc,ijc->hwija", x, x[0]) / 3
+        expected = np.stack([1.5**2 * convolved(gram[..., i], window, strides, padding) + 0.2**2 for i in (0, 1)], -1)
+        full, diagonal = found["full"], found["diagonal"]
+        close(full[0][..., 0], expected)
+        close(diagonal[0][..., 0], np.einsum("hwhwa->hwa", expected))
+        seen = np.stack([layers[window, strides].windows(image) for image in padded])
+        close(full[0][..., 0], 1.5**2 * np.einsum("ahwn,ijn->hwija", seen, seen[0]) / seen.shape[3] + 0.2**2)
+        for one, other, of_all in zip(full[1:], diagonal[1:], ("hwhwab->hwab", "hwhwa->hwa", "hwhwa->hwa"), strict=True):
+            close(np.einsum(of_all, one), other)
+        close(full[2][..., :1], full[0][..., :1, 0])  # an input's covariance with itself
+        close(full[3], full[2][..., :1])
 
 
 def test_only_equal_positions_are_known_where_flatten_lies_above():
@@ -188,7 +230,7 @@ def test_reference(reference, x64):
 @pytest.mark.parametrize("parameterization", ["ntk", "standard"])
 def test_slow_recursion(parameterization, x64):
     """Two batches, and one with itself that holds the same image twice."""
-    x1, x2 = jnp.asarray(images(2, 4, 4, 2, 0.0)), jnp.asarray(images(1, 4, 4, 2, 0.3))
+    x1, x2 = jnp.asarray(images(2, 4, 5, 2, 0.0)), jnp.asarray(images(1, 4, 5, 2, 0.3))
     x1 = jnp.concatenate([x1, x1[:1]])
     networks = {name: network(stack, 1.4, 0.1, parameterization, channels=6) for name, stack in STACKS.items()}
     pairs, alone = kernels(networks, x1, x2), kernels(networks, x1)
@@ -203,7 +245,7 @@ def test_slow_recursion(parameterization, x64):
 @pytest.mark.parametrize(("name", "parameterization"), [("blocks", "ntk"), ("pooling", "standard")])
 def test_wide_networks_have_these_kernels(name, parameterization):
     """Means over M = 8 networks of n = 96 channels: four times a law of 2/√(n M) is 0.29 in relative norm."""
-    x = jnp.asarray(images(3, 4, 4, 2, 0.0))
+    x = jnp.asarray(images(3, 4, 5, 2, 0.0))
     net, one = (network(STACKS[name], 1.4, 0.3, parameterization, 96, outputs) for outputs in (64, 1))
 
     def finite(key):
@@ -218,7 +260,7 @@ def test_wide_networks_have_these_kernels(name, parameterization):
 
 def test_gradients_are_those_of_central_differences(x64):
     """To inputs, σ_w and σ_b, of every layer, along one direction of each."""
-    x, x2 = jnp.asarray(images(2, 4, 4, 2, 0.0)), jnp.asarray(images(1, 4, 4, 2, 0.3))
+    x, x2 = jnp.asarray(images(2, 4, 5, 2, 0.0)), jnp.asarray(images(1, 4, 5, 2, 0.3))
 
     def total(stack, point):
         x, W_std, b_std = point
@@ -274,7 +316,7 @@ def test_values_and_gradients_are_finite_at_singular_points(dtype, x64):
 @pytest.mark.parametrize("compile", [lambda f: f, jax.jit])
 def test_inputs_that_do_not_fit_are_named(compile):
     x = jnp.asarray(images(2, 4, 4, 2, 0.0))
-    net = network(STACKS["strides"])
+    net = network([("conv", 3, 2, "SAME"), "relu", "flatten"])
     params = net.init(KEY, x)
     with pytest.raises(ValueError, match=r"hold omega of shape \(3, 3, 2, 4\), but `x` of shape \(2, 4, 4, 3\)"):
         compile(net.apply)(params, jnp.ones((2, 4, 4, 3)))
