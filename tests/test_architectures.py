@@ -27,7 +27,9 @@ from lib.architectures import convolutional, fully_connected, wide_resnet
 from lib.convolution import Conv
 from lib.empirical import empirical_ntk
 from lib.layers import Dense, Flatten, Sequential
+from lib.normalization import BatchNorm
 from lib.pooling import AveragePool, GlobalAveragePool
+from lib.residual import Residual
 
 ACTIVATIONS = {"relu": relu, "erf": erf, "tanh": tanh}
 DEEP = {"width": 64, "depth": 3, "outputs": 1, "W_std": 1.5, "b_std": 0.1}
@@ -43,9 +45,11 @@ def assert_kernels_equal(a, b, **tolerances):
 
 
 def test_it_is_the_layers_written_by_hand():
-    by_hand = Sequential((Flatten(), Dense(64, 1.5, 0.1), relu, Dense(64, 1.5, 0.1), relu, Dense(2, 1.5, 0.1)))
-    assert fully_connected(64, 2, 2, relu, 1.5, 0.1) == by_hand
-    assert fully_connected(64, 0, 2, relu, 1.5, None) == Sequential((Flatten(), Dense(2, 1.5)))
+    for chosen in ("ntk", "standard"):
+        dense = lambda features: Dense(features, 1.5, 0.1, chosen)  # noqa: B023
+        by_hand = Sequential((Flatten(), dense(64), relu, dense(64), relu, dense(2)))
+        assert fully_connected(64, 2, 2, relu, 1.5, 0.1, chosen) == by_hand
+    assert fully_connected(64, 0, 2, relu, 1.5, None) == Sequential((Flatten(), Dense(2, 1.5, None, "ntk")))
 
 
 @every_activation
@@ -270,18 +274,48 @@ def test_convolutional_is_the_layers_written_by_hand():
     for pooling in (GlobalAveragePool(), Flatten(), AveragePool((2, 2))):
         by_hand = Sequential((conv, relu, conv, relu, pooling, Flatten(), Dense(2, 1.5, 0.1, "standard")))
         assert convolutional(8, 2, 2, relu, 1.5, 0.1, pooling, "VALID", "standard") == by_hand
-    assert convolutional(8, 1, 2, relu, 1.5, 0.1).layers[2] == GlobalAveragePool()
+    conv, readout = Conv(8, (3, 3), (1, 1), "SAME", 1.5, 0.1, "ntk"), Dense(2, 1.5, 0.1, "ntk")
+    assert convolutional(8, 1, 2, relu, 1.5, 0.1) == Sequential((conv, relu, GlobalAveragePool(), Flatten(), readout))
 
 
+def table_s1(blocks, normalisation, conv, readout):
+    """Table S1 from top to bottom; `conv(size, stride)`. Its rows do not show the projection where the shape changes."""
+
+    def block(stride):
+        inner = Sequential((*normalisation, relu, conv(3, stride), *normalisation, relu, conv(3, 1)))
+        return Residual(inner, None if stride == 1 else conv(1, stride))
+
+    more = [block(1)] * (blocks - 1)
+    conv1, conv2, conv3, conv4 = (conv(3, 1),), (block(1), *more), (block(2), *more), (block(2), *more)
+    return Sequential((*conv1, *conv2, *conv3, *conv4, *normalisation, relu, GlobalAveragePool(), readout))
+
+
+@pytest.mark.parametrize(("W_std", "b_std"), [(1.5, 0.1), (2, 0), (0.5, None)])
+def test_wide_resnet_is_the_layers_written_by_hand(W_std, b_std):
+    """Every layer has the σ_w, σ_b and parameterisation asked for, with normalisation and without."""
+    for blocks, normalised, chosen in ((1, True, "standard"), (2, False, "standard"), (3, True, "ntk")):
+        conv = lambda size, stride: Conv(8, (size, size), (stride, stride), "SAME", W_std, b_std, chosen)  # noqa: B023
+        by_hand = table_s1(blocks, [BatchNorm()] * normalised, conv, Dense(3, W_std, b_std, chosen))
+        assert wide_resnet(8, blocks, 3, W_std, b_std, normalised, chosen) == by_hand
+    conv = lambda size, stride: Conv(8, (size, size), (stride, stride), "SAME", 1.0, None, "ntk")
+    assert wide_resnet(8) == table_s1(1, [BatchNorm(1e-5)], conv, Dense(10, 1.0, None, "ntk"))
+
+
+@pytest.mark.parametrize("b_std", [None, 0.1])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_wide_resnet_is_table_s1(blocks):
-    """6 N + 3 convolutions of the same channels, two of them 1×1, on 32, 16 and 8 pixels, and a readout."""
-    net = wide_resnet(16, blocks, 10)
+def test_wide_resnet_is_table_s1(blocks, b_std):
+    """Its rows, with the numbers of their parameters; the sizes of their outputs are 32, 16 and 8 pixels."""
+    net = wide_resnet(16, blocks, 10, b_std=b_std)
     x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     params = jax.eval_shape(net.init, jax.random.key(0), x)
-    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(params))
-    expected = [(16, 10), *[(1, 1, 16, 16)] * 2, (3, 3, 3, 16), *[(3, 3, 16, 16)] * (6 * blocks)]
-    assert (set(params), shapes) == ({"params"}, sorted(expected))
+    count = lambda layers: sum(leaf.size for leaf in jax.tree.leaves([params["params"][f"layers_{i}"] for i in layers]))
+    bias, group = 0 if b_std is None else 1, lambda i: range(1 + i * blocks, 1 + (i + 1) * blocks)
+    assert set(params) == {"params"}
+    assert count([0]) == 9 * 3 * 16 + 16 * bias  # conv1
+    assert count(group(0)) == 2 * blocks * (9 * 16**2 + 16 * bias)  # conv2
+    projected = 2 * blocks * (9 * 16**2 + 16 * bias) + 16**2 + 16 * bias
+    assert (count(group(1)), count(group(2))) == (projected, projected)  # conv3, conv4
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) - count(range(1 + 3 * blocks)) == 16 * 10 + 10 * bias
     assert jax.eval_shape(net.apply, params, x).shape == (2, 10)
     sizes = []
     with flax.linen.intercept_methods(lambda f, args, kwargs, context: recorded(sizes, context, f(*args, **kwargs))):

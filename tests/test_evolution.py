@@ -90,6 +90,16 @@ def test_tolerance_is_what_the_outputs_may_err_by(x64):
     assert max(errors) < 3
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_tolerance_is_of_outputs_however_large_the_kernel(x64, scale):
+    """Θ × c for a time / c is the same training, and errors of a weigh c times as much in the outputs."""
+    theta, _, y, f0_x = random_problem(6, 3, full=True)
+    exact = kernel_product(theta, coefficients(decompose(theta), flow(20.0), y, f0_x))
+    a = evolve(half_square, scale * theta, y, f0_x, 20.0 / scale, tolerance=1e-6)
+    error = float(abs(kernel_product(scale * theta, a) - exact).max())
+    assert 1e-10 < error < 3e-6
+
+
 def test_single_precision_stays_single():
     theta, _, y, f0_x = (jnp.asarray(part, jnp.float32) for part in random_problem(4, 2, full=False))
     a = evolve(half_square, theta, y, f0_x, steps=jnp.array([1, 3]))

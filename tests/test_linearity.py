@@ -29,6 +29,9 @@ def test_numbers_are_as_defined(x64):
     assert float(report.lambda_max) == pytest.approx(np.linalg.eigvalsh(after)[-1])
     gap = net(moved, x) - linearize(net, params)(moved, x)
     assert float(report.rmse) == pytest.approx(float(jnp.sqrt(jnp.mean(gap**2))))
+    change = net(moved, x) - net(params, x)
+    assert float(report.moved) == pytest.approx(float(jnp.sqrt(jnp.mean(change**2))))
+    assert float(report.rmse) > 0.1 * float(report.moved)  # far from linear, so that f and f_lin are told apart
 
 
 @pytest.mark.once

@@ -9,6 +9,7 @@ from networks import waves
 from oracles import images
 
 from lib.activations import relu
+from lib.kernels import input_state
 from lib.layers import Dense, Sequential
 from lib.normalization import BatchNorm, LayerNorm
 
@@ -19,6 +20,28 @@ def test_features_have_mean_0_and_variance_1():
         y = np.asarray(layer.apply(layer.init(jax.random.key(0), x), x))
         expected = (x - np.mean(x, axis, keepdims=True)) / np.std(x, axis, keepdims=True)
         np.testing.assert_allclose(y, expected, **tolerance(x, scale=10))
+
+
+@pytest.mark.parametrize(("layer", "epsilon"), [(LayerNorm, 1e-12), (BatchNorm, 1e-5)])
+def test_epsilon_is_added_to_the_variance(layer, epsilon):
+    """Features whose variance is that of ε keep half of theirs: of the one left out, and of one that is given."""
+    signs = jnp.asarray([[1.0, -1, -1, 1], [-1, 1, -1, 1], [1, -1, 1, -1], [-1, 1, 1, -1]])
+    for own, value in ((layer(), epsilon), (layer(0.25), 0.25), (layer(epsilon=4), 4.0)):
+        np.testing.assert_allclose(own(signs * value**0.5), signs / 2**0.5, **tolerance(signs))
+
+
+def test_epsilon_is_added_to_the_covariance_of_each_input():
+    """K_pq / √((K_pp + ε)(K_qq + ε)), with inputs whose variances differ, and so for Θ."""
+    x1, x2 = waves(4, 3, 0.0), 2 * waves(2, 3, 0.4)
+    for layer, scale in ((LayerNorm(), 1e-6), (LayerNorm(0.3), 1.0)):
+        below = input_state(scale * x1, scale * x2, "vectors")
+        state = layer.kernel_step(below._replace(ntk=below.nngp + 1))
+        var1, var2 = (np.mean((scale * np.asarray(x)) ** 2, axis=1) for x in (x1, x2))
+        norm = np.sqrt(np.outer(var1 + layer.epsilon, var2 + layer.epsilon))
+        np.testing.assert_allclose(state.nngp, scale**2 * (x1 @ x2.T) / 3 / norm, **tolerance(x1))
+        np.testing.assert_allclose(state.ntk * norm, below.nngp + 1, **tolerance(x1))
+        np.testing.assert_allclose(state.variance1, var1 / (var1 + layer.epsilon), **tolerance(x1))
+        np.testing.assert_allclose(state.variance2, var2 / (var2 + layer.epsilon), **tolerance(x1))
 
 
 def test_statistics_are_those_of_the_batch_at_hand():

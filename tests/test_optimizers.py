@@ -90,6 +90,23 @@ def test_optimisers_that_are_not_linear_are_refused(message):
             descend(half_square, theta, y, f0_x, 3, optimizer)
 
 
+@pytest.mark.parametrize(
+    "bend",
+    [
+        lambda u: u + 0.01 * jnp.abs(u),
+        lambda u: u * (1 + 0.01 * jnp.tanh(1e-3 * jnp.linalg.norm(u))),
+        lambda u: u * (1 + 0.01 * jnp.arange(u.size).reshape(u.shape)),
+        lambda u: u + 0.01 * u**2,
+    ],
+)
+def test_an_optimiser_that_is_one_percent_from_linear_is_refused(bend):
+    """A kink at 0, a size that changes the direction not, rates that differ by weight, a square."""
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    nearly = optax.chain(optax.stateless(lambda updates, params: jax.tree.map(bend, updates)), optax.sgd(0.1))
+    with pytest.raises(ValueError, match="`optimizer` must be linear"):
+        descend(half_square, theta, y, f0_x, 3, nearly)
+
+
 def test_a_learning_rate_may_be_mapped_over():
     theta, _, y, f0_x = random_problem(4, 2, full=False)
     rates = jnp.array([0.1, 0.2])

@@ -1,12 +1,10 @@
 """Claims hold inside their band only; a record says what happened; a fingerprint changes with what matters."""
 
-import itertools
 import json
 import os
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -289,10 +287,36 @@ def test_budget_says_what_a_run_takes(capsys, monkeypatch):
     assert "about 5 min" in said
 
 
-def test_budget_measures_the_machine(monkeypatch):
-    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)  # where any product takes a second
-    n = {"cpu": 1024}.get(jax.devices()[0].platform, 4096)
-    assert scales._matrix_rate() == 2 * n**3
+@pytest.mark.parametrize(
+    ("flops", "said"),
+    [
+        (5e9, "needs 5 Gflop and 2.5 GB; a machine, 8 GB, multiplies matrices at 10 Gflop/s in float"),
+        (5e9, ": about 1 s at best"),
+        (4.2e11, "420 Gflop and 2.5 GB; a machine, 8 GB,"),
+        (4.2e11, ": about 42 s at best"),
+        (3e12, ": about 5 min at best"),
+        (1.8e15, "1.8 Pflop"),
+        (1.8e15, ": about 50 h at best"),
+    ],
+)
+def test_budget_divides_operations_by_the_rate(flops, said, capsys, monkeypatch):
+    """In seconds up to 100, in minutes up to 100, then in hours, at 1e10 operations a second."""
+    monkeypatch.setattr(scales, "_matrix_rate", lambda: 1e10)
+    monkeypatch.setattr(scales, "device_memory", lambda: 8e9)
+    monkeypatch.setattr(scales, "device", lambda: "a machine")
+    budget(flops=flops, memory=2.5e9)
+    assert said in capsys.readouterr().out
+
+
+def test_the_rate_is_the_operations_of_a_product_over_its_best_time(monkeypatch):
+    """On a clock of our own, where three products take 4, 2 and 8 seconds."""
+    ticks = iter([0.0, 4.0, 10.0, 12.0, 20.0, 28.0])
+    monkeypatch.setattr(scales.time, "perf_counter", lambda: next(ticks))
+    n = 1024 if jax.default_backend() == "cpu" else 4096
+    assert scales._matrix_rate() == 2 * n**3 / 2.0
+
+
+def test_the_machine_has_a_memory():
     assert 1e8 < provenance.device_memory() < 1e14
 
 

@@ -47,10 +47,35 @@ def test_blocks_in_blocks_are_known_by_where_they_end(x64):
     plain = Residual(Sequential((relu, Dense(8))))  # h + W φ(h)
     nested = Residual(Sequential((relu, Dense(8), plain)))
     k = Sequential((Dense(8), nested, relu, Dense(1))).kernel(x)
-    flat = Sequential((Dense(8), relu, Dense(8), relu, Dense(1))).kernel(x)
-    assert k.nngp[0, 0] > flat.nngp[0, 0]
+    # On the diagonal ReLU halves both kernels, and weights add K to Θ: with K = 1 at the first layer, block by block,
+    # h has (1, 1), W φ(h) has (1/2, 1), `plain` of that (3/4, 7/4), all of `nested` (7/4, 11/4), and the readout
+    np.testing.assert_allclose(jnp.diag(k.nngp), 7 / 8 * np.mean(np.square(x), axis=1), rtol=1e-12)
+    np.testing.assert_allclose(jnp.diag(k.ntk), 9 / 4 * np.mean(np.square(x), axis=1), rtol=1e-12)
     with pytest.raises(ValueError, match="Residual has no infinite face, because neither branch ends in weights"):
         Sequential((Dense(8), Residual(plain), Dense(1))).kernel(x)
+
+
+WEIGHTS, AS_IT_IS, NONLINEAR = Dense(8), Sequential(()), relu
+
+
+@pytest.mark.parametrize("inner", [WEIGHTS, Residual(WEIGHTS, WEIGHTS), Sequential((relu, WEIGHTS, Residual(WEIGHTS)))])
+def test_a_branch_that_is_independent_of_its_input_may_be_added_to_it(inner):
+    x = waves(4, 3, 0.0)
+    assert np.isfinite(Sequential((Dense(8), Residual(inner), Dense(1))).kernel(x).ntk).all()
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        *(NONLINEAR, AS_IT_IS, Residual(WEIGHTS), Residual(WEIGHTS, NONLINEAR), Residual(NONLINEAR, WEIGHTS)),
+        *(Sequential((relu, Residual(WEIGHTS))), Sequential((WEIGHTS, relu)), Residual(WEIGHTS, Residual(WEIGHTS))),
+        *(Sequential((WEIGHTS, Residual(WEIGHTS, relu))), Residual(Sequential((WEIGHTS, relu)), WEIGHTS)),
+    ],
+)
+def test_a_branch_with_a_part_that_is_not_is_refused(inner):
+    """A part that is x, or a nonlinear function of what weights have made of x, added to weights or to another block."""
+    with pytest.raises(ValueError, match="Residual has no infinite face, because neither branch ends in weights"):
+        Sequential((Dense(8), Residual(inner), Dense(1))).kernel(waves(4, 3, 0.0))
 
 
 def test_needs_are_those_of_the_more_demanding_branch():
