@@ -98,6 +98,7 @@ def multiplication(theta_xx: Float[Array, "n n *kk"]) -> Callable[[Array], Array
 
 
 @partial(jax.jit, static_argnums=(0, 1))
+@jax.default_matmul_precision("highest")  # of Diffrax too, which goes from its own steps to ours by a product
 def _integrate(loss, solver, theta_xx, y, f0_x, times, friction, tolerance):
     import diffrax  # only here: it takes a second to import
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import tolerance
 from networks import waves
 
+from lib import tiles
 from lib.activations import relu
 from lib.architectures import fully_connected
 from lib.tiles import TILE, in_tiles, tile_edge
@@ -28,6 +29,19 @@ def test_gradients_pass_through_tiles(x64):
     total = lambda kernel: lambda x: sum(jnp.sum(jnp.cos(jnp.arange(49.0)) * k.ravel()) for k in kernel(x))
     tiled = jax.jit(jax.grad(total(lambda x: in_tiles(NET.kernel, x, None, 3))))(x)
     np.testing.assert_allclose(tiled, jax.jit(jax.grad(total(NET.kernel)))(x), rtol=1e-9, atol=1e-10)
+
+
+def test_deviations_may_be_traced_through_tiles(monkeypatch, x64):
+    """To σ_w, by central differences; at two values of it, so that nothing is left of the first."""
+    x = waves(7, 3, 0.0)
+    total = lambda W_std: jnp.sum(jnp.cos(fully_connected(8, 1, 1, relu, W_std, 0.1).kernel(x).ntk))
+    monkeypatch.setattr(tiles, "TILE", 16)
+    for slope in (jax.grad(total), jax.jit(jax.grad(total))):
+        for at in (1.2, 1.4):
+            difference = (total(at + 1e-5) - total(at - 1e-5)) / 2e-5
+            np.testing.assert_allclose(slope(at), difference, rtol=1e-6)
+    each = jnp.stack([total(1.2), total(1.4)])
+    np.testing.assert_allclose(jax.vmap(total)(jnp.array([1.2, 1.4])), each, rtol=1e-12)
 
 
 def test_large_kernels_are_computed_in_tiles():
