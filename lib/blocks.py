@@ -5,10 +5,9 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
@@ -23,18 +22,20 @@ def kernel_in_blocks(
     """`net.kernel(x1, x2)` block by block, for inputs whose pairs do not fit into memory at once.
 
     All blocks have one shape, the largest whose compiled program keeps to `memory`; with `x2` left out only those on
-    and above the diagonal are computed. Results are collected on the host, and on every process where there are
-    several: each runs this same line on the same inputs. Not traceable; inputs are copied to each device whole.
+    and above the diagonal are computed. While a block is copied to the host the next one is computed. The kernel stays
+    there, as NumPy arrays that JAX takes like its own, and on every process where there are several: each runs this
+    same line on the same inputs. Not traceable; inputs are copied to each device whole.
 
     Args:
         net: a network with an infinite face.
         x1: inputs, (N1, ...).
         x2: inputs, (N2, ...); left out it is `x1`.
-        memory: bytes that a block may take on its device, all that the network computes between included.
+        memory: bytes that blocks may take on a device, all that the network computes between included: one is under way
+            while another is copied.
         mesh: devices that take one block each at a time; left out, the first device alone.
 
     Returns:
-        Kernel(nngp, ntk), each (N1, N2), in the inputs' dtype.
+        Kernel(nngp, ntk), each a NumPy array (N1, N2), in the inputs' dtype.
 
     Raises:
         TypeError: when `net` has no kernel.
@@ -43,8 +44,8 @@ def kernel_in_blocks(
     Example:
         >>> from lib import fully_connected, relu
         >>> net = fully_connected(64, depth=1, outputs=1, activation=relu, W_std=1.5, b_std=0.1)
-        >>> k = kernel_in_blocks(net, jnp.eye(6), memory=4000)
-        >>> bool(abs(k.ntk - net.kernel(jnp.eye(6)).ntk).max() < 1e-5)
+        >>> k = kernel_in_blocks(net, np.eye(6), memory=4000)
+        >>> bool(abs(k.ntk - net.kernel(np.eye(6)).ntk).max() < 1e-5)
         True
 
     Source: Lee et al. 2019, eqs S26 and S29.
@@ -54,25 +55,28 @@ def kernel_in_blocks(
     memory = check_size("memory", memory)
     symmetric = x2 is None
     mesh = Mesh(np.asarray(jax.devices()[:1]), ("blocks",)) if mesh is None else mesh
-    shape = jax.eval_shape(net.kernel, x1, *([] if symmetric else [x2])).nngp
     other = x1 if symmetric else x2
+    n1, n2 = len(x1), len(other)
+    dtype = jax.eval_shape(net.kernel, _rows(x1, 1), _rows(other, 1)).nngp.dtype
+    kernel = Kernel(*(np.empty((n1, n2), dtype) for _ in Kernel._fields))  # pyright: ignore[reportArgumentType]
+    if not n1 or not n2:
+        return kernel
     edge = _largest_edge(net, x1, other, memory)
-    n1, n2 = shape.shape
     corners = _corners(n1, n2, edge, symmetric)
-    nngp, ntk = (np.empty(shape.shape, shape.dtype) for _ in range(2))
+    inputs = _put((x1, other), mesh)
     with tqdm(total=len(corners), desc="blocks of the kernel", disable=None) as progress:
         # Those on the diagonal last, because the last row of blocks may overlap with the one before.
         for on_diagonal in (False, True):
             chosen = [(i, j) for i, j in corners if (symmetric and i == j) == on_diagonal]
             block = partial(_block, net, edge, on_diagonal)
-            for (i, j), kernel in on_devices(block, (x1, other), chosen, mesh):
+            for (i, j), parts in on_devices(block, inputs, chosen, mesh):
                 rows, columns = slice(i, i + edge), slice(j, j + edge)
-                for whole, part in zip((nngp, ntk), kernel, strict=True):
+                for whole, part in zip(kernel, parts, strict=True):
                     whole[rows, columns] = part
                     if symmetric:
                         whole[columns, rows] = part.T
                 progress.update()
-    return Kernel(jnp.asarray(nngp), jnp.asarray(ntk))
+    return kernel
 
 
 def _block(net: Sequential, edge: int, on_diagonal: bool, inputs: tuple[Array, Array], i: Array, j: Array) -> Kernel:
@@ -81,7 +85,10 @@ def _block(net: Sequential, edge: int, on_diagonal: bool, inputs: tuple[Array, A
 
 
 def on_devices(block: Callable, inputs: PyTree, corners: list[tuple[int, int]], mesh: Mesh) -> Iterator[tuple]:
-    """(corner, `block(inputs, *corner)` on the host) of each corner, as many at a time as there are devices."""
+    """(corner, `block(inputs, *corner)` on the host) of each corner, as many at a time as there are devices.
+
+    While results are fetched, those of the next corners are under way.
+    """
 
     def one_each(inputs: PyTree, corners: Array) -> PyTree:
         return lax.all_gather(block(inputs, *corners[lax.axis_index(mesh.axis_names)]), mesh.axis_names)
@@ -89,13 +96,22 @@ def on_devices(block: Callable, inputs: PyTree, corners: list[tuple[int, int]], 
     everywhere = PartitionSpec()
     # Every process holds the result of all: what leaves the program is the same everywhere, which JAX need not prove.
     program = jax.jit(jax.shard_map(one_each, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False))
-    inputs = jax.tree.map(np.asarray, inputs)
-    for start in range(0, len(corners), mesh.size):
-        group = corners[start : start + mesh.size]
-        padded = group + group[-1:] * (mesh.size - len(group))
-        results = jax.tree.map(np.asarray, program(inputs, np.asarray(padded)))
+    inputs = _put(inputs, mesh)
+    groups = [corners[start : start + mesh.size] for start in range(0, len(corners), mesh.size)]
+    launched = (program(inputs, np.asarray(group + group[-1:] * (mesh.size - len(group)))) for group in groups)
+    under_way = next(launched, None)
+    for group in groups:
+        done, under_way = under_way, next(launched, None)
+        results = jax.tree.map(np.asarray, done)
         for k, corner in enumerate(group):
             yield corner, jax.tree.map(lambda leaf, k=k: leaf[k], results)
+
+
+def _put(inputs: PyTree, mesh: Mesh) -> PyTree:
+    """The inputs on each device of the mesh, once, even where two of them are one array."""
+    arrays = {id(leaf): leaf for leaf in jax.tree.leaves(inputs)}
+    there = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))
+    return jax.tree.map(lambda leaf: there[id(leaf)], inputs)
 
 
 def _corners(n1: int, n2: int, edge: int, symmetric: bool) -> list[tuple[int, int]]:
@@ -106,7 +122,9 @@ def _corners(n1: int, n2: int, edge: int, symmetric: bool) -> list[tuple[int, in
 
 def _largest_edge(net: Any, x1: Array, x2: Array, memory: int) -> int:
     """Rows of the largest square block that fits, to a fifth or so, from what the compiler says larger ones take."""
-    results = 2 * jax.eval_shape(net.kernel, x1[:1], x2[:1]).nngp.dtype.itemsize  # bytes of a pair's two entries
+    results = (
+        2 * jax.eval_shape(net.kernel, _rows(x1, 1), _rows(x2, 1)).nngp.dtype.itemsize
+    )  # bytes of a pair's two entries
     edge = max(1, min(len(x1), len(x2), int((memory / results) ** 0.5)))
     while (needed := block_bytes(net, x1, x2, edge)) > memory:
         if edge == 1:
@@ -117,7 +135,11 @@ def _largest_edge(net: Any, x1: Array, x2: Array, memory: int) -> int:
 
 
 def block_bytes(net: Any, x1: Array, x2: Array, edge: int) -> int:
-    """What the compiled kernel of two batches of `edge` inputs takes: its inputs, its outputs and what is between."""
-    a, b = (jax.ShapeDtypeStruct((edge, *x.shape[1:]), x.dtype) for x in (x1, x2))
-    stats: Any = jax.jit(net.kernel).lower(a, b).compile().memory_analysis()
-    return stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
+    """What compiled kernels of two batches of `edge` inputs take: the inputs, and all else for those under way."""
+    stats: Any = jax.jit(net.kernel).lower(_rows(x1, edge), _rows(x2, edge)).compile().memory_analysis()
+    # One is computed while another waits for it to end, or is copied, and the last one is written into the whole.
+    return stats.argument_size_in_bytes + 3 * stats.output_size_in_bytes + 2 * stats.temp_size_in_bytes
+
+
+def _rows(x: Array, rows: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)

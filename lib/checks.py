@@ -116,8 +116,12 @@ def check_loss(loss: Any, f: Any, y: Any) -> None:
     if not callable(loss):
         raise TypeError(f"`loss` must be a function loss(f, y), got {type(loss).__name__}")
     value = jax.eval_shape(loss, f, y)
-    if jnp.shape(value) != ():
-        raise ValueError(f"`loss` must return one number, got an array of shape {value.shape}; sum over examples")
+    if not isinstance(value, jax.ShapeDtypeStruct) or value.shape:
+        got = getattr(value, "shape", None)
+        got = f"a {type(value).__name__}" if got is None else f"an array of shape {got}"
+        raise ValueError(f"`loss` must return one number, got {got}; sum over examples")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"`loss` must return a floating-point number, got {value.dtype}; it has no gradient")
 
 
 def check_optimizer(optimizer: Any) -> None:

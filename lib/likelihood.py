@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.checks import as_array, check_targets
+from lib.checks import as_array, check_floating, check_scalar, check_targets
 
 
 def log_marginal_likelihood(
@@ -21,10 +21,12 @@ def log_marginal_likelihood(
         noise_variance: σ² of the targets. Where k + σ² I is not positive definite the result is NaN: raise σ².
 
     Returns:
-        One number, in nats, of all N·K targets together; it can be differentiated.
+        One number, in nats, of all N·K targets together, in the dtype of the arrays; it can be differentiated. Of no
+        targets it is 0.
 
     Raises:
-        ValueError: when shapes do not fit.
+        ValueError: when shapes do not fit, or `noise_variance` is below 0.
+        TypeError: when `k_xx` does not hold floating-point numbers, or `noise_variance` is no number.
 
     Example:
         >>> round(log_marginal_likelihood(jnp.ones((1, 1)), jnp.zeros((1, 1))).item(), 4)  # −½ log 2π
@@ -32,9 +34,12 @@ def log_marginal_likelihood(
 
     Source: the Gaussian of Lee et al. 2019, eq 12.
     """
-    n, k = check_targets(y).shape
-    if as_array("k_xx", k_xx).shape != (n, n):
+    y = check_targets(y)
+    n, k = y.shape
+    k_xx = check_floating("k_xx", as_array("k_xx", k_xx))
+    if k_xx.shape != (n, n):
         raise ValueError(f"`k_xx` must have shape {(n, n)} for N = {n} targets, got {k_xx.shape}")
+    noise_variance = jnp.asarray(check_scalar("noise_variance", noise_variance, least=0), k_xx.dtype)
     factor = jnp.linalg.cholesky(k_xx + noise_variance * jnp.eye(n, dtype=k_xx.dtype))
     whitened = solve_triangular(factor, y, lower=True)
     half_log_det = jnp.log(jnp.diagonal(factor)).sum()
@@ -59,6 +64,7 @@ def sample(
 
     Raises:
         ValueError: when `mean` and `cov` do not fit.
+        TypeError: when one of them does not hold floating-point numbers.
 
     Example:
         >>> sample(jax.random.key(0), jnp.zeros((5, 1)), jnp.eye(5), shape=(3,)).shape
@@ -66,6 +72,7 @@ def sample(
 
     Source: Lee et al. 2019, eq 12.
     """
+    mean, cov = (check_floating(name, as_array(name, value)) for name, value in (("mean", mean), ("cov", cov)))
     if mean.ndim < 2 or cov.shape != (*mean.shape[:-1], mean.shape[-2]):
         raise ValueError(
             f"`cov` must have shape (..., M, M) for `mean` of shape (..., M, K), got {cov.shape} and {mean.shape}"

@@ -1,15 +1,20 @@
 """The linear model's training under any loss, step by step, by any linear optimiser of Optax."""
 
-from functools import lru_cache, partial
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.extend.core import jaxpr_as_fun
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from lib.checks import check_optimizer, check_steps
 from lib.evolution import Loss, check_problem, multiplication
+from lib.programs import compiled_for
 
 
 def descend(
@@ -34,7 +39,8 @@ def descend(
         y: targets (N, K).
         f0_x: outputs at initialisation (N, K).
         steps: numbers of updates, an integer or an array of integers of any shape, known before compilation.
-        optimizer: a linear Optax optimiser, such as optax.sgd(0.1, momentum=0.9).
+        optimizer: a linear Optax optimiser, such as optax.sgd(0.1, momentum=0.9); its rate may be traced. Keep it for
+            the next call, and `loss`: a new one is compiled anew.
 
     Returns:
         a, (..., N, K), with the shape of `steps` in front. Outputs are f₀(x) + `kernel_product`(Θ(x, X), a), and the
@@ -43,7 +49,7 @@ def descend(
     Raises:
         ValueError: when shapes do not fit, the loss is not one number, a step is below 0, or the optimiser is not
             linear.
-        TypeError: when `steps` is not of an integer type, or `optimizer` not an Optax optimiser.
+        TypeError: when `steps` is not of an integer type or traced, or `optimizer` not an Optax optimiser.
 
     Example:
         >>> half_square = lambda f, y: 0.5 * jnp.sum((f - y) ** 2)
@@ -53,46 +59,51 @@ def descend(
 
     Source: Lee et al. 2019, eq S2, for any linear optimiser.
     """
-    check_problem(loss, theta_xx, y, f0_x)
+    theta_xx, y, f0_x = check_problem(loss, theta_xx, y, f0_x)
     check_optimizer(optimizer)
-    with jax.ensure_compile_time_eval():
-        count = np.asarray(check_steps(steps))
-    _check_linear(optimizer)
-    visited, places = np.unique(count, return_inverse=True)
-    return _descend(loss, optimizer, theta_xx, y, f0_x, tuple(visited.tolist()))[places.reshape(count.shape)]
+    steps = check_steps(steps)
+    try:
+        visited, places = np.unique(np.asarray(steps), return_inverse=True)
+    except jax.errors.TracerArrayConversionError as error:
+        raise TypeError(
+            f"`steps` must be known before compilation, got {steps}; inside `jit` make it a NumPy array, not one of JAX"
+        ) from error
+    slots = np.full(visited.max(initial=0) + 1, len(visited))  # step → its place in `visited`, or one after the last
+    slots[visited] = np.arange(len(visited))
+    run = compiled_for(_descend, (loss, optimizer.init, optimizer.update), static=("places",))
+    return run(theta_xx, y, f0_x, slots, places=len(visited))[places.reshape(steps.shape)]
 
 
-@partial(jax.jit, static_argnames=("loss", "optimizer", "visited"))
-def _descend(loss, optimizer, theta_xx, y, f0_x, visited) -> Float[Array, "t n k"]:
-    """a at each of the steps `visited`, which ascend."""
+def _descend(loss, init, update, theta_xx, y, f0_x, slots: Int[Array, " steps"], places: int) -> Float[Array, "t n k"]:
+    """a at each step whose slot is one of the `places`."""
+    _check_linear(init, update)
     multiply = multiplication(theta_xx)
 
-    def step(carry, slot: Int[Array, ""]):
+    def step(carry, slot):
         a, state, kept = carry
-        kept = jax.lax.dynamic_update_index_in_dim(kept, a, slot, axis=0)
-        updates, state = optimizer.update(jax.grad(loss)(f0_x + multiply(a), y), state, a)
+        kept = kept.at[slot].set(a)
+        updates, state = update(jax.grad(loss)(f0_x + multiply(a), y), state, a)
         return (optax.apply_updates(a, updates), state, kept), None
 
-    slots = np.full(visited[-1] + 1, len(visited))  # step → its place among those visited, or one after the last
-    slots[list(visited)] = np.arange(len(visited))
     a = jnp.zeros_like(f0_x)
-    kept = jnp.zeros((len(visited) + 1, *a.shape), a.dtype)
-    (a, _, kept), _ = jax.lax.scan(step, (a, optimizer.init(a), kept), jnp.asarray(slots[:-1]))
-    return kept[:-1].at[-1].set(a)
+    kept = jnp.zeros((places + 1, *a.shape), a.dtype)
+    (a, _, kept), _ = jax.lax.scan(step, (a, init(a), kept), slots[:-1])
+    return kept.at[slots[-1]].set(a)[:-1]
 
 
-@lru_cache
-def _check_linear(optimizer: optax.GradientTransformation) -> None:
-    """Refuses an optimiser that does not commute with every matrix R: run(G R) = run(G) R for gradients G."""
+def _check_linear(init: Callable, update: Callable) -> None:
+    """Refuses an optimiser that does not commute with every matrix R: run(G R) = run(G) R for gradients G.
+
+    A learning rate that is traced has no value to look into, and needs none: what is linear is so for every rate.
+    """
     rng = np.random.default_rng(0)
-    gradients, R = rng.normal(size=(16, 6)), 2.0**20 * rng.normal(size=(6, 6))
+    gradients, R = rng.normal(size=(16, 6)), 2.0**60 * rng.normal(size=(6, 6))  # no threshold is out of reach
     try:
+        program = jax.make_jaxpr(partial(_updates, init, update))(jnp.asarray(gradients))
         with jax.ensure_compile_time_eval():
-            run = jax.jit(partial(_updates, optimizer))
-            still, plain, turned = (np.asarray(run(jnp.asarray(g))) for g in (0 * gradients, gradients, gradients @ R))
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
-        return  # the learning rate is traced, and cannot be looked into
-    except (TypeError, ValueError) as error:
+            run = jax.jit(jaxpr_as_fun(program.replace(consts=[_known(value, rng) for value in program.consts])))
+            still, plain, turned = (np.asarray(*run(jnp.asarray(g))) for g in (0 * gradients, gradients, gradients @ R))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"`optimizer` must need nothing but gradients; Optax says: {error}") from error
     if still.any():
         raise ValueError(
@@ -106,12 +117,22 @@ def _check_linear(optimizer: optax.GradientTransformation) -> None:
         )
 
 
-def _updates(optimizer: optax.GradientTransformation, gradients: Float[Array, "t p"]) -> Float[Array, "t p"]:
-    """What an optimiser adds to weights of shape (2, P/2), all 1, under one gradient after another."""
-    weights = jnp.ones((2, gradients.shape[1] // 2), gradients.dtype)
+def _known(value: Any, rng: np.random.Generator) -> Any:
+    """`value`, or one of its kind between 1/4 and 3/4, or 1 and 3, where it is traced."""
+    try:
+        return np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        whole = jnp.issubdtype(value.dtype, jnp.integer)
+        return (rng.integers(1, 4, value.shape) if whole else rng.uniform(0.25, 0.75, value.shape)).astype(value.dtype)
+
+
+def _updates(init: Callable, update: Callable, gradients: Float[Array, "t p"]) -> Float[Array, "t p"]:
+    """What an optimiser adds to six weights of two shapes, all 1, under one gradient after another."""
+    weights = {"kernel": jnp.ones((2, 2), gradients.dtype), "bias": jnp.ones(2, gradients.dtype)}
+    _, layered = ravel_pytree(weights)
 
     def step(state, gradient):
-        update, state = optimizer.update(gradient.reshape(weights.shape), state, weights)
-        return state, jnp.asarray(update).ravel()
+        updates, state = update(layered(gradient), state, weights)
+        return state, ravel_pytree(updates)[0]
 
-    return jnp.asarray(jax.lax.scan(step, optimizer.init(weights), gradients)[1])
+    return jax.lax.scan(step, init(weights), gradients)[1]

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lib.checks import check_scalar
+from lib.checks import as_array, check_floating, check_scalar, check_size
 from lib.empirical import ntk_vector_product
-from lib.linearize import Network
+from lib.linearize import Network, as_apply_fn
 
 
 class Solution(NamedTuple):
-    """a with Θ̂ a = v, and how well: `residual` is ‖(Θ̂ + µ) a − v‖ / ‖v‖."""
+    """a with Θ̂ a = v, and how well: `residual` is ‖(Θ̂ + µ) a − v‖ / ‖v‖, and 0 where v is 0, and so is a."""
 
     a: Float[Array, "n k"]
     residual: Float[Array, ""]
@@ -35,7 +35,7 @@ def ntk_solve(
         net: a Flax module, or any pure `apply_fn(params, x)` → (N, K). Examples may influence each other.
         params: θ.
         x: inputs, first axis N.
-        v: (N, K).
+        v: (N, K); the solution has the dtype of the outputs.
         ridge: µ ≥ 0, added to every eigenvalue; without it small eigenvalues take many steps, and zero ones all.
         tolerance: the residual at which to stop.
         steps: the most steps; left out, ten for every one of the N K unknowns.
@@ -44,8 +44,9 @@ def ntk_solve(
         Solution(a, residual): look at the residual, which is larger than `tolerance` where steps or digits ran out.
 
     Raises:
-        ValueError: when `v` does not have the shape of the outputs at `x`.
-        TypeError: when `ridge` is not a real number.
+        ValueError: when `v` does not have the shape of the outputs at `x`, or `ridge`, `tolerance` or `steps` is below
+            its least.
+        TypeError: when one of these is not a number, `steps` not an integer, or `v` not of floating-point numbers.
 
     Example:
         >>> linear = lambda params, x: x @ params
@@ -56,7 +57,12 @@ def ntk_solve(
 
     Source: Lee et al. 2019, eq 4; Hestenes & Stiefel 1952.
     """
-    ridge = jnp.asarray(check_scalar("ridge", ridge), v.dtype)
+    f = jax.eval_shape(as_apply_fn(net), params, x)
+    v = check_floating("v", as_array("v", v)).astype(f.dtype)
+    ridge = jnp.asarray(check_scalar("ridge", ridge, least=0), v.dtype)
+    tolerance = check_scalar("tolerance", tolerance, least=0)
+    steps = None if steps is None else check_size("steps", steps)
     product = lambda a: ntk_vector_product(net, params, x, x, a) + ridge * a
     a, _ = jax.scipy.sparse.linalg.cg(product, v, tol=tolerance, maxiter=steps)
-    return Solution(a, jnp.linalg.norm(product(a) - v) / jnp.linalg.norm(v))
+    norm = jnp.linalg.norm(v)
+    return Solution(a, jnp.linalg.norm(product(a) - v) / jnp.where(norm > 0, norm, 1))

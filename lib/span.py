@@ -3,24 +3,35 @@
 import numpy as np
 from jaxtyping import Float
 
+from lib.checks import check_parameterization
 
-def in_span(*inputs: Float[np.ndarray, "_ *shape"]) -> tuple[Float[np.ndarray, "_ m"], ...]:
-    """Inputs in an orthonormal basis of their common span, rescaled so that x·x′/n is kept.
 
-    x ↦ √(m/n) Qᵀx, with the columns of Q (n, m) an orthonormal basis
+def in_span(
+    *inputs: Float[np.ndarray, "_ *shape"], parameterization: str = "ntk"
+) -> tuple[Float[np.ndarray, "_ m"], ...]:
+    """Inputs in an orthonormal basis of their common span.
+
+    "ntk":       x ↦ √(m/n) Qᵀx, which keeps x·x′/n
+    "standard":  x ↦ Qᵀx, which keeps x·x′
+
+    with the columns of Q (n, m) an orthonormal basis.
 
     A dense first layer sees its inputs through x W with Gaussian W, whose law no rotation changes, and weights
     orthogonal to all data never matter nor move. So a network on these m columns has the outputs, the training and the
-    kernels (in distribution; the infinite ones exactly) of one on the original n, such as the 3,072 of a CIFAR image.
+    kernels (in distribution; the infinite ones exactly) of one on the original n, such as the 3,072 of a CIFAR image,
+    if its first layer is scaled as that on n inputs. In the NTK parameterisation, W = σ_w ω/√m, the factor √(m/n) of
+    the columns does it. In the standard one it would shrink the gradients, x, as well: columns keep their length, and
+    the variance σ_w²/n of the weights has to be kept by hand, with W_std √(m/n) in the place of W_std there.
 
     Args:
         inputs: arrays (N_i, ...) of one kind, such as the training and test images together.
+        parameterization: that of the first layer. Inputs do not know it: say "standard" for such a network.
 
     Returns:
         For each, an array (N_i, m) of its dtype, with m = min(Σ N_i, n).
 
     Raises:
-        ValueError: when the inputs' shapes differ beyond their first axis.
+        ValueError: when the inputs' shapes differ beyond their first axis, or for another `parameterization`.
 
     Example:
         >>> train, test = in_span(np.ones((2, 8, 8, 3)), np.eye(192).reshape(192, 8, 8, 3)[:5])
@@ -29,12 +40,13 @@ def in_span(*inputs: Float[np.ndarray, "_ *shape"]) -> tuple[Float[np.ndarray, "
 
     Source: the rotation invariance of Gaussian weights, Lee et al. 2019, eq 1.
     """
+    check_parameterization(parameterization)
     shapes = {np.shape(x)[1:] for x in inputs}
     if len(shapes) != 1:
         raise ValueError(f"`inputs` must agree in all but their first axis, got shapes {[np.shape(x) for x in inputs]}")
     rows = np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1) for x in inputs])
     basis, _ = np.linalg.qr(rows.T)  # (n, m)
     n, m = basis.shape
-    coordinates = rows @ basis * np.sqrt(m / n)
+    coordinates = rows @ basis * (np.sqrt(m / n) if parameterization == "ntk" else 1)
     ends = np.cumsum([len(x) for x in inputs])[:-1]
-    return tuple(part.astype(x.dtype) for part, x in zip(np.split(coordinates, ends), inputs, strict=True))
+    return tuple(part.astype(np.asarray(x).dtype) for part, x in zip(np.split(coordinates, ends), inputs, strict=True))

@@ -1,6 +1,9 @@
 """Continuous training against closed forms, an integrator of another library, and the reference."""
 
+import gc
+
 import diffrax
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -10,6 +13,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import softmax
 
 import lib.evolution
+import lib.programs
 from lib import coefficients, decompose, evolve, flow, kernel_product, momentum_flow
 
 STEPS = np.array([[30.0, 0.0, 1.0], [2.5, 30.0, 300.0]])  # unsorted and repeated
@@ -100,6 +104,34 @@ def test_tolerance_is_of_outputs_however_large_the_kernel(x64, scale):
     assert 1e-10 < error < 3e-6
 
 
+def test_inside_jit_what_is_not_reached_is_nan(x64, monkeypatch):
+    """Steps that the solver does not come to, and those without an a; the others are what they are."""
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    monkeypatch.setattr(lib.evolution, "MAX_STEPS", 64)
+    steps = jnp.array([1.0, np.inf, 0.0, -1.0, np.nan, 1e6])
+    a = jax.jit(lambda steps, theta: evolve(half_square, theta, y, f0_x, steps))(steps, theta)
+    expected = coefficients(decompose(theta), flow(jnp.array([1.0, 0.0])), y, f0_x)
+    np.testing.assert_allclose(a[np.array([0, 2])], expected, atol=1e-6)
+    assert np.isnan(a[np.array([1, 3, 4, 5])]).all()
+
+
+def test_no_steps_and_no_examples_have_no_coefficients():
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    assert evolve(half_square, theta, y, f0_x, []).shape == (0, 4, 2)
+    assert evolve(half_square, theta[:0, :0], y[:0], f0_x[:0], [1.0, 2.0]).shape == (2, 0, 2)
+
+
+def test_nothing_of_a_loss_is_kept():
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    seen = []
+    for _ in range(3):
+        weights = jnp.linspace(1, 2, 4)[:, None]
+        evolve(lambda f, y, w=weights: 0.5 * jnp.sum(w * (f - y) ** 2), theta, y, f0_x, 1.0)
+        gc.collect()
+        seen.append((len(jax.live_arrays()), len(lib.programs._KEPT)))
+    assert seen[1] == seen[2]
+
+
 def test_single_precision_stays_single():
     theta, _, y, f0_x = (jnp.asarray(part, jnp.float32) for part in random_problem(4, 2, full=False))
     a = evolve(half_square, theta, y, f0_x, steps=jnp.array([1, 3]))
@@ -118,5 +150,19 @@ def test_errors_name_the_argument():
         evolve(half_square, theta, y[:, 0], f0_x, 1.0)
     with pytest.raises(ValueError, match="`f0_x` must have the shape of `y`"):
         evolve(half_square, theta, y, f0_x[:, :1], 1.0)
-    with pytest.raises(ValueError, match="`steps` must be 0 or more, got -1"):
-        evolve(half_square, theta, y, f0_x, jnp.array([2.0, -1.0]))
+    with pytest.raises(TypeError, match="`f0_x` must hold floating-point numbers, got int"):
+        evolve(half_square, theta, y, jnp.zeros(y.shape, int), 1.0)
+    for bad in (-1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match=f"`steps` must be 0 or more and finite, got {bad}"):
+            evolve(half_square, theta, y, f0_x, jnp.array([2.0, bad]))
+    for bad in (0.0, -0.5):
+        with pytest.raises(ValueError, match=f"`learning_rate` must be above 0, got {bad}"):
+            evolve(half_square, theta, y, f0_x, 1.0, bad)
+    with pytest.raises(TypeError, match="`learning_rate` must be a real number"):
+        evolve(half_square, theta, y, f0_x, 1.0, np.array([0.1, 0.2]))
+    with pytest.raises(ValueError, match="`momentum` must be a number of at least 0, got -0.5"):
+        evolve(half_square, theta, y, f0_x, 1.0, 0.1, -0.5)
+    with pytest.raises(ValueError, match="`momentum` must be at most 1, got 1.5"):
+        evolve(half_square, theta, y, f0_x, 1.0, 0.1, 1.5)
+    with pytest.raises(ValueError, match="`tolerance` must be above 0, got 0"):
+        evolve(half_square, theta, y, f0_x, 1.0, tolerance=0.0)

@@ -1,5 +1,7 @@
 """Training of the coefficients step by step, against the weights it stands for and against filters."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 from networks import small_network
 from problems import cross_entropy, half_square, random_problem
 
+import lib.programs
 from lib import (
+    Kernel,
     coefficients,
     decompose,
     descend,
@@ -38,13 +42,22 @@ REFUSED = {
         optax.lars(0.1),
         optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
         optax.chain(optax.clip(1e4), optax.sgd(0.1)),
+        optax.chain(optax.clip(1e12), optax.sgd(0.1)),
         optax.chain(optax.centralize(), optax.sgd(0.1)),
+        optax.chain(
+            optax.masked(optax.scale(2.0), lambda w: jax.tree.map(lambda leaf: leaf.ndim > 1, w)), optax.sgd(0.1)
+        ),
     ],
     "must leave weights alone where gradients are 0": [
         optax.chain(optax.add_decayed_weights(1e-6), optax.sgd(0.1)),
         optax.lion(0.1),
     ],
-    "must need nothing but gradients": [optax.polyak_sgd()],
+    "must need nothing but gradients": [
+        optax.polyak_sgd(),
+        optax.multi_transform(
+            {"fast": optax.sgd(1.0), "slow": optax.sgd(0.1)}, {"layers_1": "fast", "layers_3": "slow"}
+        ),
+    ],
 }
 
 
@@ -115,6 +128,98 @@ def test_a_learning_rate_may_be_mapped_over():
     np.testing.assert_allclose(swept, jnp.stack(each), rtol=1e-5)
 
 
+TRACED = {
+    "must be linear": [
+        lambda eta: optax.adam(eta),
+        lambda eta: optax.inject_hyperparams(optax.adam)(learning_rate=eta),
+        lambda eta: optax.adam(optax.cosine_decay_schedule(eta, 20)),
+        lambda eta: optax.chain(optax.clip(eta), optax.sgd(0.1)),
+        lambda eta: optax.chain(optax.clip_by_global_norm(eta), optax.sgd(0.1)),
+    ],
+    "must leave weights alone where gradients are 0": [
+        lambda eta: optax.adamw(eta),
+        lambda eta: optax.chain(optax.add_decayed_weights(eta), optax.sgd(0.1)),
+    ],
+}
+
+
+@pytest.mark.parametrize("message", TRACED)
+def test_the_same_are_refused_where_their_rate_is_traced(message):
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    for transformation in (jax.jit, jax.vmap, jax.grad):
+        for make in TRACED[message]:
+            argument = jnp.array([0.1, 0.2]) if transformation is jax.vmap else 0.1
+            with pytest.raises(ValueError, match=f"`optimizer` {message}"):
+                transformation(lambda eta, make=make: descend(half_square, theta, y, f0_x, 3, make(eta)).sum())(
+                    argument
+                )
+
+
+def test_what_is_linear_is_so_at_every_rate():
+    """Traced by jit, vmap and grad, whatever it is in: rate, momentum, a schedule's length, or a state of Optax."""
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    rates = {
+        "momentum": lambda eta: optax.sgd(eta, momentum=eta),
+        "injected": lambda eta: optax.inject_hyperparams(optax.sgd)(learning_rate=eta, momentum=0.9),
+        "schedule": lambda eta: optax.sgd(lambda count: jnp.where(count < 30 * eta, eta, 0.5 * eta), nesterov=True),
+    }
+    for make in rates.values():
+        run = lambda eta, make=make: descend(half_square, theta, y, f0_x, 5, make(eta))
+        expected, slope = run(0.1), (run(0.1 + 1e-3) - run(0.1 - 1e-3)) / 2e-3
+        np.testing.assert_allclose(jax.jit(jax.vmap(run))(jnp.array([0.1, 0.2]))[0], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(jax.jacobian(run)(0.1), slope, rtol=5e-3, atol=5e-3)
+
+
+def test_a_number_of_steps_may_be_traced_too_if_the_optimiser_counts_them():
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    late = lambda after: optax.sgd(lambda count: jnp.where(count < after, 0.1, 0.2))
+    run = lambda after: descend(half_square, theta, y, f0_x, 5, late(after))
+    np.testing.assert_allclose(jax.jit(run)(2), run(2), rtol=1e-5)
+
+
+def test_nothing_of_a_loss_or_an_optimiser_is_kept():
+    """Neither the program, nor the arrays that they close over."""
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    seen = []
+    for _ in range(4):
+        weights, rate = jnp.linspace(1, 2, 4)[:, None], jnp.asarray(0.1)
+        descend(lambda f, y, w=weights: 0.5 * jnp.sum(w * (f - y) ** 2), theta, y, f0_x, 3, optax.sgd(rate))
+        gc.collect()
+        seen.append((len(jax.live_arrays()), len(lib.programs._KEPT)))
+    assert seen[1] == seen[3]
+
+
+def test_an_optimiser_that_is_kept_is_compiled_once():
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    traces = []
+    sgd = optax.sgd(lambda count: traces.append(0) or 0.1)
+    descend(half_square, theta, y, f0_x, [3, 5], sgd)
+    first = len(traces)
+    descend(half_square, 2 * theta, y, f0_x, np.array([5, 1]), sgd)
+    assert len(traces) == first > 0
+
+
+def test_steps_come_in_any_integers():
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    sgd = optax.sgd(0.1)
+    run = lambda steps: descend(half_square, theta, y, f0_x, steps, sgd)
+    for steps in (3, np.int64(3), np.uint8(3), jnp.asarray(3)):
+        np.testing.assert_array_equal(run(steps), run([3, 0])[0])
+    assert run([]).shape == (0, 4, 2) and run(np.zeros((2, 0), int)).shape == (2, 0, 4, 2)
+    np.testing.assert_array_equal(run([0]), 0 * y[None])
+
+
+def test_no_examples_have_no_coefficients():
+    empty = jnp.zeros((0, 2))
+    assert descend(half_square, jnp.zeros((0, 0)), empty, empty, [1, 2], optax.sgd(0.1)).shape == (2, 0, 2)
+
+
+def test_a_kernel_in_double_precision_takes_the_outputs_along(x64):
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    a = descend(half_square, theta, y, f0_x.astype(jnp.float32), 3, optax.sgd(0.1, momentum=0.9))
+    assert a.dtype == jnp.float64
+
+
 def test_one_step_count_gives_one_array_in_the_dtype_of_the_outputs():
     theta, _, y, f0_x = (jnp.asarray(part, jnp.float32) for part in random_problem(4, 2, full=False))
     a = descend(half_square, theta, y, f0_x, 1, optax.sgd(0.5))
@@ -133,3 +238,21 @@ def test_errors_name_the_argument():
         descend(half_square, theta, y, f0_x, 1.5, sgd)
     with pytest.raises(TypeError, match="`optimizer` must be an Optax optimiser"):
         descend(half_square, theta, y, f0_x, 1, "sgd")
+    with pytest.raises(TypeError, match="`steps` must be known before compilation"):
+        jax.jit(lambda f: descend(half_square, theta, y, f, jnp.array([1, 2]), sgd))(f0_x)
+    with pytest.raises(ValueError, match="`steps` must be 0 or more, got -1"):
+        descend(half_square, theta, y, f0_x, [2, -1], sgd)
+    with pytest.raises(ValueError, match=r"`y` must have shape \(N, K\)"):
+        descend(half_square, theta, y[:, 0], f0_x, 1, sgd)
+    with pytest.raises(TypeError, match="`y` must be an array of numbers, got str"):
+        descend(half_square, theta, "y", f0_x, 1, sgd)
+    with pytest.raises(TypeError, match="`theta_xx` must be an array, got a Kernel"):
+        descend(half_square, Kernel(theta, theta), y, f0_x, 1, sgd)
+    with pytest.raises(TypeError, match="`f0_x` must hold floating-point numbers, got int"):
+        descend(half_square, theta, y, jnp.zeros(y.shape, int), 1, sgd)
+    with pytest.raises(TypeError, match="`loss` must be a function"):
+        descend("half square", theta, y, f0_x, 1, sgd)
+    with pytest.raises(TypeError, match="`loss` must return a floating-point number, got int32"):
+        descend(lambda f, y: jnp.int32(0), theta, y, f0_x, 1, sgd)
+    with pytest.raises(ValueError, match="`loss` must return one number, got a tuple"):
+        descend(lambda f, y: (half_square(f, y), 0.0), theta, y, f0_x, 1, sgd)

@@ -22,7 +22,7 @@ ORDER = [
     *("layers", "convolution", "pooling", "normalization", "residual", "architectures", "blocks"),
     *("linearize", "jacobian", "backprop", "layerwise", "paths", "empirical", "readout", "solve"),
     *("filters", "momentum", "compose", "spectrum", "dynamics"),
-    *("evolution", "optimizers", "linearity", "gp", "likelihood", "training", "span"),
+    *("programs", "evolution", "optimizers", "linearity", "gp", "likelihood", "training", "span"),
     *("provenance", "scales", "records", "paper", "plotting", "slider"),
 ]
 
