@@ -3,6 +3,7 @@
 Both are taken at the door of the layers, by Flax's own `intercept_methods`: the network is used as it is.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,18 +13,24 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from lib.apply_fn import ApplyFn, Network, as_apply_fn
+from lib.checks import check_examples
 from lib.convolution import Conv
+from lib.coupling import acts_on_batch
 from lib.jacobian import Batch
 from lib.layers import Dense
-from lib.linearize import as_apply_fn
-from lib.normalization import BatchNorm
 
 WEIGHTED = (Dense, Conv)
 
 
+# The input x (N, ...) of a layer, the derivatives δ (K, N, ...) of the network's outputs by the layer's, and the squares
+# of the derivatives of the layer's weights and biases by its parameters, σ_w²/n and σ_b².
+Factors = tuple[Array, Array, tuple[Array, Array]]
+
+
 class Weighted(NamedTuple):
-    """A layer in its place: itself, without parameters, its output's shape and dtype, and whether it is called plainly,
-    rather than by a transformation such as `nn.vmap`, within which arrays are of another kind."""
+    """A layer in its place: itself, without parameters and scales, its output's shape and dtype, and whether it is
+    called plainly, rather than by a transformation such as `nn.vmap`, within which arrays are of another kind."""
 
     layer: Any
     output: jax.ShapeDtypeStruct
@@ -34,8 +41,8 @@ class NotLayered(ValueError):
     """The tangent kernel of a network is not the sum over its Dense and Conv; the message says why."""
 
 
-def backprop(net: nn.Module, params: PyTree, x: Array) -> dict[str, tuple[Array, Array]]:
-    """The input x of every weighted layer, and the derivatives δ of the network's outputs by the layer's.
+def backprop(net: Network, params: PyTree, x: PyTree) -> dict[str, Factors]:
+    """The input x of every weighted layer, the derivatives δ of the network's outputs by the layer's, and its scales.
 
     δ_a(x_i) = ∂f_a(x_i) / ∂h(x_i): zeros are added to h, and derivatives taken by them
 
@@ -45,7 +52,8 @@ def backprop(net: nn.Module, params: PyTree, x: Array) -> dict[str, tuple[Array,
         x: inputs, (N, ...).
 
     Returns:
-        For each layer, by its name: x (N, ...) and δ (K, N, ...). One forward pass and K backward ones in all.
+        For each layer, by its name: x (N, ...), δ (K, N, ...), and (σ_w²/n, σ_b²) or what stands for them in the
+        standard parameterisation. One forward pass and K backward ones in all.
 
     Raises:
         NotLayered: where `weighted_layers` raises it.
@@ -53,15 +61,15 @@ def backprop(net: nn.Module, params: PyTree, x: Array) -> dict[str, tuple[Array,
     Example:
         >>> net = Dense(3)
         >>> x = jnp.ones((2, 5))
-        >>> [(name, delta.shape) for name, (_, delta) in backprop(net, net.init(jax.random.key(0), x), x).items()]
+        >>> [(name, delta.shape) for name, (_, delta, _) in backprop(net, net.init(jax.random.key(0), x), x).items()]
         [('Dense', (3, 2, 3))]
 
     Source: Lee et al. 2019, eq 4, by the chain rule.
     """
-    return _backprop(net, params, x, weighted_layers(net, params, x))
+    return _backprop(as_apply_fn(net), params, x, weighted_layers(net, params, x))
 
 
-def weighted_layers(net: nn.Module, params: PyTree, x: Batch) -> dict[str, Weighted]:
+def weighted_layers(net: Network, params: PyTree, x: Batch) -> dict[str, Weighted]:
     """The Dense and Conv that hold every parameter of the network, each in one place; by name, from the first up.
 
     Args:
@@ -78,35 +86,33 @@ def weighted_layers(net: nn.Module, params: PyTree, x: Batch) -> dict[str, Weigh
         >>> list(weighted_layers(Dense(3), Dense(3).init(jax.random.key(0), x), x))
         ['Dense']
     """
-    calls = _calls(net, params, x)
-    if any(isinstance(call.layer, BatchNorm) for _, call in calls):
-        raise NotLayered("its BatchNorm makes examples act on each other")
+    if acts_on_batch(net, params, x):
+        raise NotLayered("its examples act on each other, as by BatchNorm, or nothing rules it out")
+    apply_fn = as_apply_fn(net)
+    calls = _calls(apply_fn, params, x)
     weighted = dict(calls)
     if len(weighted) < len(calls):
         raise NotLayered(f"one of its layers {list(weighted)} is used twice, so that the weights of two places are one")
     if transformed := [name for name, call in calls if not call.plain]:
         raise NotLayered(f"its layer {transformed[0]} stands within a transformation such as nn.vmap")
-    if rows := [name for name, call in calls if call.output.shape[0] != x.shape[0]]:
+    n = check_examples("x", x)
+    if rows := [name for name, call in calls if call.output.shape[0] != n]:
         raise NotLayered(f"the first axis of what its layer {rows[0]} is given is not that of the examples")
-    if other := _other_parameters(net, params, x, weighted):
+    if other := _other_parameters(apply_fn, params, x, weighted):
         raise NotLayered(f"its parameters {other[0]} act elsewhere than in a plain Dense or Conv of lib")
     return weighted
 
 
-def acts_on_batch(net: nn.Module, params: PyTree, x: Batch) -> bool:
-    """Whether examples act on each other, through a BatchNorm of lib."""
-    return any(isinstance(call.layer, BatchNorm) for _, call in _calls(net, params, x))
-
-
-def _backprop(net: nn.Module, params: PyTree, x: Array, weighted: dict) -> dict[str, tuple[Array, Array]]:
+def _backprop(apply_fn: ApplyFn, params: PyTree, x: PyTree, weighted: dict) -> dict[str, Factors]:
     def tapped(taps: dict) -> tuple[Array, dict]:
         inputs = {}
 
-        def tap(name: str, given: Array, output: Callable[[], Array]) -> Array:
-            inputs[name] = given
-            return output() + taps[name]
+        def tap(layer: Any, given: Array, output: Callable[[], Array]) -> Array:
+            h = output()
+            inputs[_name(layer)] = given, _gradient_variances(layer, given, h.dtype)
+            return h + taps[_name(layer)]
 
-        return _with_taps(net, params, x, weighted, tap), inputs
+        return _with_taps(apply_fn, params, x, tap), inputs
 
     zeros = {name: jnp.zeros(call.output.shape, call.output.dtype) for name, call in weighted.items()}
     f, pull_back, inputs = jax.vjp(tapped, zeros, has_aux=True)
@@ -115,47 +121,61 @@ def _backprop(net: nn.Module, params: PyTree, x: Array, weighted: dict) -> dict[
     # The windows of a convolution are large: for one output at a time they stay in the processor's cache.
     convolves = any(isinstance(call.layer, Conv) for call in weighted.values())
     (deltas,) = lax.map(pull_back, one_of_each) if convolves else jax.vmap(pull_back)(one_of_each)
-    return {name: (inputs[name], deltas[name]) for name in weighted}
+    return {name: (inputs[name][0], deltas[name], inputs[name][1]) for name in weighted}
 
 
-def _with_taps(net: nn.Module, params: PyTree, x: Array, weighted: dict, tap: Callable) -> Array:
-    """f(θ, x) with `tap(name, input, output)` for the output of every weighted layer."""
+def _gradient_variances(layer: Any, x: Array, dtype: Any) -> tuple[Array, Array]:
+    """(∂W/∂ω)² and (∂b/∂β)²."""
+    bias = layer.b_std is not None
+    if layer.parameterization == "standard":
+        return jnp.ones((), dtype), jnp.asarray(bias, dtype)
+    fan_in = math.prod(getattr(layer, "window", ())) * x.shape[-1]
+    W_scale, b_scale = layer.W_std / fan_in**0.5, layer.b_std if bias else 0
+    return jnp.asarray(W_scale, dtype) ** 2, jnp.asarray(b_scale, dtype) ** 2
+
+
+def _with_taps(apply_fn: ApplyFn, params: PyTree, x: PyTree, tap: Callable) -> Array:
+    """f(θ, x) with `tap(layer, input, output)` for the output of every weighted layer."""
 
     def intercept(method: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         if context.method_name != "__call__" or type(context.module) not in WEIGHTED:
             return method(*args, **kwargs)
         (given,) = (*args, *kwargs.values())
-        return tap(_name(context.module), given, lambda: method(given))
+        return tap(context.module, given, lambda: method(given))
 
     with nn.intercept_methods(intercept):
-        return as_apply_fn(net)(params, x)
+        return apply_fn(params, x)
 
 
-def _calls(net: nn.Module, params: PyTree, x: Batch) -> list[tuple[str, Weighted]]:
-    """All calls of Dense, Conv and BatchNorm in the network, each with the layer's name, in order."""
+def _calls(apply_fn: ApplyFn, params: PyTree, x: Batch) -> list[tuple[str, Weighted]]:
+    """All calls of Dense and Conv in the network, each with the layer's name, in order."""
     calls = []
 
-    def trace(params: PyTree, x: Array) -> Array:
+    def trace(apply_fn: ApplyFn, params: PyTree, x: PyTree) -> Array:
+        kind = type(jax.tree.leaves(x)[0])
+
         def note(method: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
             output = method(*args, **kwargs)
-            if context.method_name == "__call__" and type(context.module) in (*WEIGHTED, BatchNorm):
-                plain = all(type(array) is type(x) for array in (*args, *kwargs.values(), output))
-                layer = context.module.clone(parent=None, name=None)
+            if context.method_name == "__call__" and type(context.module) in WEIGHTED:
+                plain = all(type(array) is kind for array in (*args, *kwargs.values(), output))
+                bias = None if context.module.b_std is None else 1.0
+                layer = context.module.clone(parent=None, name=None, W_std=1.0, b_std=bias)
                 call = Weighted(layer, jax.ShapeDtypeStruct(output.shape, output.dtype), plain)
                 calls.append((_name(context.module), call))
             return output
 
         with nn.intercept_methods(note):
-            return as_apply_fn(net)(params, x)
+            return apply_fn(params, x)
 
-    jax.eval_shape(trace, params, x)
+    jax.eval_shape(trace, apply_fn, params, x)
     return calls
 
 
-def _other_parameters(net: nn.Module, params: PyTree, x: Batch, weighted: dict) -> list[str]:
+def _other_parameters(apply_fn: ApplyFn, params: PyTree, x: Batch, weighted: dict) -> list[str]:
     """The parameters of which f is a function even where the outputs of all weighted layers are held fixed."""
-    fixed = lambda name, given, output: jnp.zeros(weighted[name].output.shape, weighted[name].output.dtype)
-    program = jax.make_jaxpr(lambda p, x: _with_taps(net, p, x, weighted, fixed))(params, x).jaxpr
+    outputs = {name: call.output for name, call in weighted.items()}
+    fixed = lambda layer, given, output: jnp.zeros(outputs[_name(layer)].shape, outputs[_name(layer)].dtype)
+    program = jax.make_jaxpr(lambda p, net, x: _with_taps(net, p, x, fixed))(params, apply_fn, x).jaxpr
     read = {id(v) for step in program.eqns for v in step.invars} | {id(v) for v in program.outvars}
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [jax.tree_util.keystr(path) for (path, _), v in zip(leaves, program.invars, strict=False) if id(v) in read]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, PyTree
 
 
 def check_size(name: str, value: Any, least: int = 1) -> int:
@@ -130,6 +130,28 @@ def check_optimizer(optimizer: Any) -> None:
         raise TypeError(
             f"`optimizer` must be an Optax optimiser such as optax.sgd(0.1), got {type(optimizer).__name__}"
         )
+
+
+def check_params(name: str, params: PyTree, dtype: Any = jnp.floating) -> PyTree:
+    """Parameters as arrays that derivatives can be taken by, or an error that names the leaf."""
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, int | float | complex) else leaf, params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, dtype):
+            kind = "floating-point numbers" if dtype == jnp.inexact else "real floating-point numbers"
+            raise TypeError(
+                f"`{name}`{jax.tree_util.keystr(path)} must hold {kind}, got {getattr(leaf, 'dtype', leaf)!s}; "
+                "close over what is not trained, such as counters and keys, and split complex numbers in two"
+            )
+    return params
+
+
+def check_examples(name: str, x: PyTree) -> int:
+    """The number of examples in a batch, the first axis of every array in it, or an error that names the argument."""
+    counts = {np.shape(leaf)[:1] if not hasattr(leaf, "shape") else leaf.shape[:1] for leaf in jax.tree.leaves(x)}
+    if len(counts) != 1 or () in counts:
+        shapes = jax.tree.map(np.shape, x)
+        raise ValueError(f"`{name}` must hold arrays with examples along their first axis, as many in each, got {shapes}")
+    return counts.pop()[0]
 
 
 def check_parameterization(value: Any) -> None:

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from lib.checks import check_symmetric
+from lib.apply_fn import Network, as_apply_fn
+from lib.checks import check_params, check_symmetric
 from lib.filters import Filter
-from lib.linearize import Network, as_apply_fn
+from lib.jacobian import check_batches
 from lib.spectrum import Spectrum, as_matrix, check_problem, function_product
 
 
@@ -103,7 +104,7 @@ def kernel_product(theta: Float[Array, "m n *kk"], a: Float[Array, "*t n k"]) ->
     return jnp.einsum(spec, theta, a, precision="highest")
 
 
-def weight_change(net: Network, params0: PyTree, x: Array, a: Float[Array, "*t n k"]) -> PyTree:
+def weight_change(net: Network, params0: PyTree, x: PyTree, a: Float[Array, "*t n k"]) -> PyTree:
     """What training has done to each weight: ω = θ − θ₀ = J₀ᵀ a, one vector-Jacobian product.
 
     Args:
@@ -116,14 +117,18 @@ def weight_change(net: Network, params0: PyTree, x: Array, a: Float[Array, "*t n
         ω, a pytree like `params0`, with `a`'s leading axes in front of each leaf's own.
 
     Raises:
-        ValueError: when `a` does not have the shape of the outputs.
+        ValueError: when `a` does not have the shape of the outputs, or `net` does not return (N, K).
+        TypeError: when parameters or outputs are not real floating-point numbers.
 
     Source: Lee et al. 2019, eq 8.
     """
-    apply_fn = as_apply_fn(net)
-    f0_x, pull_back = jax.vjp(lambda theta: apply_fn(theta, x), params0)
+    apply_fn, params0 = as_apply_fn(net), check_params("params0", params0)
+    f0_x, a = check_batches(apply_fn, params0, x), as_array("a", a)
     if a.shape[-2:] != f0_x.shape:
         raise ValueError(f"`a` must have shape (..., N, K) with (N, K) = {f0_x.shape}, got {a.shape}")
+    if a.size == 0:  # no examples, of which many a network takes none, or no times
+        return jax.tree.map(lambda p: jnp.zeros((*a.shape[:-2], *p.shape), p.dtype), params0)
+    pull_back = jax.vjp(lambda theta: apply_fn(theta, x), params0)[1]
     product = lambda v: pull_back(v.astype(f0_x.dtype))[0]
     for _ in a.shape[:-2]:
         product = jax.vmap(product)

@@ -5,20 +5,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from lib.backprop import NotLayered, backprop, weighted_layers
+from lib.apply_fn import ApplyFn, Network, as_apply_fn, is_module
+from lib.backprop import Factors, NotLayered, backprop, weighted_layers
+from lib.checks import check_examples
 from lib.convolution import Conv, for_each_image
-from lib.jacobian import check_batches, inner_products
-
-# The input x (N, ...) of a layer, and the derivatives δ (K, N, ...) of the network's outputs by the layer's.
-Factors = tuple[Array, Array]
+from lib.jacobian import check_batches, inner_products, resized
 
 
 def empirical_ntk_by_layer(
-    net: nn.Module, params: PyTree, x1: Array, x2: Array | None = None
+    net: Network, params: PyTree, x1: PyTree, x2: PyTree | None = None
 ) -> dict[str, Float[Array, "n1 n2 k k"]]:
     """The share of every layer in the finite-width tangent kernel; their sum is `empirical_ntk`.
 
@@ -37,7 +35,7 @@ def empirical_ntk_by_layer(
         Θ̂_l (N1, N2, K, K) of each layer, by its name in `params`, from the first up.
 
     Raises:
-        TypeError: when `net` is not a Flax module.
+        TypeError: when `net` is not a Flax module, or parameters or outputs are not real floating-point numbers.
         ValueError: when parameters act elsewhere than in Dense and Conv, or examples on each other; when `x1` and `x2`
             differ in anything but their first axis, or `net` does not return (N, K).
 
@@ -50,23 +48,27 @@ def empirical_ntk_by_layer(
 
     Source: Lee et al. 2019, eq 4, by the chain rule; Novak et al. 2022.
     """
-    if not isinstance(net, nn.Module):
+    if not is_module(net):
         raise TypeError(f"`net` must be a Flax module, whose layers can be told apart, got {type(net).__name__}")
-    check_batches(net, params, x1, x2)
+    outputs = check_batches(net, params, x1, x2).shape[1]
+    n1, n2 = check_examples("x1", x1), check_examples("x2", x1 if x2 is None else x2)
     try:
-        layers = weighted_layers(net, params, x1)
+        layers = weighted_layers(net, params, resized(x1, max(n1, 1)))
     except NotLayered as error:
         raise ValueError(f"`net` has no kernel by layer, because {error}; `empirical_ntk` takes it whole") from error
-    one = layer_factors(net, params, x1)
-    two = None if x2 is None else layer_factors(net, params, x2)
+    if n1 * n2 == 0:
+        return {name: jnp.zeros((n1, n2, outputs, outputs), call.output.dtype) for name, call in layers.items()}
+    apply_fn = as_apply_fn(net)
+    one = layer_factors(apply_fn, params, x1)
+    two = None if x2 is None else layer_factors(apply_fn, params, x2)
     share = lambda layer, name: layer_ntk(layer, one[name], two and two[name]).transpose(1, 3, 0, 2)
     return {name: share(call.layer, name) for name, call in layers.items()}
 
 
-@partial(jax.jit, static_argnums=0)
-def layer_factors(net: nn.Module, params: PyTree, x: Array) -> dict[str, Factors]:
-    """x and δ of every layer, by its name: one forward pass and K backward ones."""
-    return backprop(net, params, x)
+@jax.jit
+def layer_factors(apply_fn: ApplyFn, params: PyTree, x: PyTree) -> dict[str, Factors]:
+    """What `backprop` gives for every layer, by its name."""
+    return backprop(apply_fn, params, x)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -81,19 +83,17 @@ def layer_ntk(layer: Any, one: Factors, two: Factors | None, memory: int = 2**30
     """The share of one layer, Dense or Conv; outputs first, so that products of matrices need no transposition.
 
     Args:
-        layer: with the fields of Dense, and without parameters.
-        one, two: x and δ of two batches; `two=None` means that they are the same.
+        layer: with the fields of Dense, and without parameters and scales.
+        one, two: what `backprop` gives for two batches; `two=None` means that they are the same.
         memory: bytes that the work on a convolution's weights may take.
     """
-    (x1, delta1), (x2, delta2) = one, one if two is None else two
+    (x1, delta1, (W_var, b_var)), (x2, delta2, _) = one, one if two is None else two
     if not isinstance(layer, Conv):
-        W_var, b_var = _gradient_variances(layer, x1.shape[1], delta1.dtype)
         covariance = W_var * inner_products(x1, x2) + b_var
         return covariance[None, :, None] * inner_products(delta1, delta2)
 
     images1, images2 = layer.padded(x1), layer.padded(x2)
     patches = jax.eval_shape(partial(_patches, layer), images1[0])  # (P, n)
-    W_var, b_var = _gradient_variances(layer, patches.shape[1], delta1.dtype)
     delta1, delta2 = (delta.reshape(*delta.shape[:2], patches.shape[0], -1) for delta in (delta1, delta2))
     positions, inputs = patches.shape
     by_positions, by_gradients = _operations(len(x1), len(x2), len(delta1), positions, inputs, layer.features)
@@ -114,19 +114,19 @@ def _operations(n1: int, n2: int, outputs: int, positions: int, inputs: int, fea
     return by_positions, by_gradients
 
 
-def _by_positions(layer: Conv, one: Factors, two: Factors) -> Array:
+def _by_positions(layer: Conv, one: tuple, two: tuple) -> Array:
     """Σ_pq (x_p·x′_q) (δ_ap·δ′_bq), one example of the first batch after the other."""
     patches = partial(_patches, layer)
     x2, delta2 = jax.vmap(patches)(two[0]), two[1]
 
-    def row(example: Factors) -> Array:  # (K, K, N2)
+    def row(example: tuple) -> Array:  # (K, K, N2)
         covariance = _product("pi,mqi->pmq", patches(example[0]), x2)
         return _product("pmq,kpmlq->klm", covariance, _product("kpo,lmqo->kpmlq", example[1], delta2))
 
     return lax.map(row, (one[0], one[1].swapaxes(0, 1))).swapaxes(0, 1)
 
 
-def _by_gradients(layer: Conv, one: Factors, two: Factors | None, memory: int) -> Array:
+def _by_gradients(layer: Conv, one: tuple, two: tuple | None, memory: int) -> Array:
     """⟨G_a, G′_b⟩ with G_a = Σ_p δ_ap x_pᵀ, for as many features at a time as fit into memory."""
     batches = [one] if two is None else [one, two]
     outputs, dtype = len(one[1]), one[1].dtype
@@ -160,14 +160,6 @@ def _patches(layer: Conv, padded: Array) -> Array:
     """What the window sees at each of its P positions on one padded image: (P, n)."""
     windows = layer.windows(padded)
     return windows.reshape(-1, windows.shape[2])
-
-
-def _gradient_variances(layer: Any, fan_in: int, dtype: Any) -> tuple[Any, Any]:
-    """(∂W/∂ω)² and (∂b/∂β)²."""
-    if layer.parameterization == "standard":
-        return 1, 0 if layer.b_std is None else 1
-    W_scale, b_scale = layer.W_std / fan_in**0.5, 0 if layer.b_std is None else layer.b_std
-    return jnp.asarray(W_scale, dtype) ** 2, jnp.asarray(b_scale, dtype) ** 2
 
 
 def _product(formula: str, a: Array, b: Array) -> Array:

@@ -5,8 +5,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lib.apply_fn import Network, as_apply_fn
+from lib.checks import check_examples
 from lib.empirical import empirical_ntk
-from lib.linearize import Network, as_apply_fn, linearize
+from lib.linearize import linearize
 from lib.spectrum import decompose
 
 
@@ -25,7 +27,7 @@ class Linearity(NamedTuple):
     lambda_max: Float[Array, ""]
 
 
-def linearity(net: Network, params0: PyTree, params: PyTree, x: Array) -> Linearity:
+def linearity(net: Network, params0: PyTree, params: PyTree, x: PyTree) -> Linearity:
     """Compares a trained network with its own linearisation.
 
     Args:
@@ -38,7 +40,8 @@ def linearity(net: Network, params0: PyTree, params: PyTree, x: Array) -> Linear
         The report. A network trained in the linear regime has `rmse` well below `moved`, and `kernel_change` below 1.
 
     Raises:
-        ValueError: when `params` and `params0` are not of one network.
+        ValueError: when `params` and `params0` are not of one network, `x` holds no examples, and as `empirical_ntk`.
+        TypeError: as `empirical_ntk`.
 
     Example:
         >>> line = lambda params, x: x @ params
@@ -48,14 +51,17 @@ def linearity(net: Network, params0: PyTree, params: PyTree, x: Array) -> Linear
 
     Source: the measures of Lee et al. 2019, Figures 1 and 3.
     """
+    if not check_examples("x", x):
+        raise ValueError("`x` must hold at least one example to compare on, got none")
     apply_fn = as_apply_fn(net)
-    f_lin = linearize(net, params0)(params, x)
-    theta0, theta = empirical_ntk(net, params0, x), empirical_ntk(net, params, x)
+    theta0, theta = empirical_ntk(apply_fn, params0, x), empirical_ntk(apply_fn, params, x)
+    f0, f, f_lin = apply_fn(params0, x), apply_fn(params, x), linearize(apply_fn, params0)(params, x)
     rms = lambda difference: jnp.sqrt(jnp.mean(difference**2))
+    change, norm0 = jnp.linalg.norm(theta - theta0), jnp.linalg.norm(theta0)
     return Linearity(
-        kernel_change=jnp.linalg.norm(theta - theta0) / jnp.linalg.norm(theta0),
-        rmse=rms(apply_fn(params, x) - f_lin),
-        moved=rms(apply_fn(params, x) - apply_fn(params0, x)),
+        kernel_change=jnp.where(change == 0, 0, change / jnp.where(change == 0, 1, norm0)),
+        rmse=rms(f - f_lin),
+        moved=rms(f - f0),
         lambda_max0=decompose(theta0).eigenvalues[-1],
         lambda_max=decompose(theta).eigenvalues[-1],
     )

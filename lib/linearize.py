@@ -2,26 +2,28 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
-from jaxtyping import Array, Float, PyTree
+from jax.tree_util import Partial
+from jaxtyping import PyTree
 
-ApplyFn = Callable[[Any, Any], Any]
-Network = nn.Module | ApplyFn
+from lib.apply_fn import ApplyFn, Network, as_apply_fn
+from lib.checks import check_params
 
 
-def linearize(net: Network, params0: PyTree) -> ApplyFn:
+def linearize(net: Network, params0: PyTree) -> Partial:
     """The network's first-order Taylor expansion around θ₀, affine in the parameters.
 
     f_lin(θ, x) = f(θ₀, x) + ∇_θ f(θ₀, x) (θ − θ₀)
 
-    One Jacobian-vector product a call: the Jacobian is never formed.
+    One Jacobian-vector product a call: the Jacobian is never formed. The result is a pytree with θ₀ as its leaves: as
+    an argument of a jitted function it is compiled once for all θ₀, where a function that closes over it keeps θ₀.
 
     Args:
-        net: a Flax module, or any pure `apply_fn(params, x)` → (N, K).
+        net: a Flax module, or any pure `apply_fn(params, x)` → (N, K), or any pytree of arrays.
         params0: the point of expansion θ₀.
 
     Returns:
@@ -29,6 +31,7 @@ def linearize(net: Network, params0: PyTree) -> ApplyFn:
 
     Raises:
         ValueError: when called with `params` whose structure or shapes are not those of `params0`.
+        TypeError: when `params0` hold anything but floating-point numbers.
 
     Example:
         >>> square = lambda params, x: params**2 * x
@@ -38,26 +41,19 @@ def linearize(net: Network, params0: PyTree) -> ApplyFn:
 
     Source: Lee et al. 2019, eq 5.
     """
-    apply_fn = as_apply_fn(net)
-
-    def f_lin(params: PyTree, x: Array) -> Float[Array, "n k"]:
-        omega = difference(params, params0)
-        theta0 = jax.lax.optimization_barrier(params0)  # else the compiler evaluates f(θ₀, x) itself, for minutes
-        f0_x, change = jax.jvp(lambda theta: apply_fn(theta, x), (theta0,), (omega,))
-        return f0_x + change
-
-    return f_lin
+    return Partial(_f_lin, as_apply_fn(net), check_params("params0", params0, jnp.inexact))
 
 
-def taylor_expand(net: Network, params0: PyTree, degree: int) -> ApplyFn:
+def taylor_expand(net: Network, params0: PyTree, degree: int) -> Partial:
     """The network's Taylor expansion around θ₀ up to any degree.
 
     f_d(θ, x) = Σ_{r ≤ d} 1/r! · dʳ/dsʳ f(θ₀ + s (θ − θ₀), x) at s = 0
 
-    Degree 1 is `linearize`. Derivatives along one direction are nested, so the cost doubles with each degree.
+    Degree 1 is `linearize`. Derivatives along one direction are nested, so the cost doubles with each degree. As with
+    `linearize`, the result is a pytree with θ₀ as its leaves.
 
     Args:
-        net: a Flax module, or any pure `apply_fn(params, x)` → (N, K).
+        net: a Flax module, or any pure `apply_fn(params, x)` → (N, K), or any pytree of arrays.
         params0: the point of expansion θ₀.
         degree: the highest power of θ − θ₀ kept, an integer ≥ 0.
 
@@ -66,6 +62,7 @@ def taylor_expand(net: Network, params0: PyTree, degree: int) -> ApplyFn:
 
     Raises:
         ValueError: for a degree that is not an integer ≥ 0, or for parameters that do not match `params0`.
+        TypeError: when `params0` hold anything but floating-point numbers.
 
     Example:
         >>> cube = lambda params, x: params**3 * x
@@ -76,34 +73,34 @@ def taylor_expand(net: Network, params0: PyTree, degree: int) -> ApplyFn:
     """
     if isinstance(degree, bool) or not isinstance(degree, int) or degree < 0:
         raise ValueError(f"`degree` must be an integer ≥ 0, got {degree!r}")
-    apply_fn = as_apply_fn(net)
+    return Partial(_Expansion(degree), as_apply_fn(net), check_params("params0", params0, jnp.inexact))
 
-    def f_d(params: PyTree, x: Array) -> Float[Array, "n k"]:
-        omega = difference(params, params0)
+
+def _f_lin(apply_fn: ApplyFn, params0: PyTree, params: PyTree, x: PyTree) -> PyTree:
+    params0, omega = _from(params0, params)
+    theta0 = jax.lax.optimization_barrier(params0)  # else the compiler evaluates f(θ₀, x) itself, for minutes
+    f0_x, change = jax.jvp(lambda theta: apply_fn(theta, x), (theta0,), (omega,))
+    return jax.tree.map(jnp.add, f0_x, change)
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    """f_d of any network around any θ₀; equal where degrees are."""
+
+    degree: int
+
+    def __call__(self, apply_fn: ApplyFn, params0: PyTree, params: PyTree, x: PyTree) -> PyTree:
+        params0, omega = _from(params0, params)
         derivative = lambda s: apply_fn(jax.tree.map(lambda p, w: p + s * w, params0, omega), x)
         total = derivative(0.0)
-        for r in range(1, degree + 1):
+        for r in range(1, self.degree + 1):
             derivative = _differentiate(derivative)
-            total += derivative(0.0) / math.factorial(r)
+            total = jax.tree.map(lambda sum_, term, r=r: sum_ + term / math.factorial(r), total, derivative(0.0))
         return total
 
-    return f_d
 
-
-def as_apply_fn(net: Network) -> ApplyFn:
-    """The pure function behind a network: `net.apply` of a Flax module, or the function itself."""
-    if isinstance(net, nn.Module):
-        return net.apply
-    if callable(net):
-        return net
-    raise TypeError(
-        f"`net` must be a Flax module or a function apply_fn(params, x), got {type(net).__name__}; "
-        "for other libraries' models see the chapter 'Bring your own model'"
-    )
-
-
-def difference(params: PyTree, params0: PyTree) -> PyTree:
-    """ω = θ − θ₀, after checking that the two belong to the same network."""
+def _from(params0: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+    """θ₀ and ω = θ − θ₀ of one dtype, after checking that θ and θ₀ belong to the same network."""
     here, there = jax.tree.structure(params), jax.tree.structure(params0)
     if here != there:
         raise ValueError(f"`params` must have the structure of `params0`, expected {there}, got {here}")
@@ -113,7 +110,8 @@ def difference(params: PyTree, params0: PyTree) -> PyTree:
                 f"`params`{jax.tree_util.keystr(path)} must have shape {jnp.shape(p0)} as in `params0`, "
                 f"got {jnp.shape(p)}; are these the parameters of another width?"
             )
-    return jax.tree.map(jnp.subtract, params, params0)
+    omega = jax.tree.map(jnp.subtract, params, params0)
+    return jax.tree.map(lambda p0, w: jnp.asarray(p0, w.dtype), params0, omega), omega
 
 
 def _differentiate(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

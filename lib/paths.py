@@ -4,13 +4,13 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
-from flax import linen as nn
 from jaxtyping import PyTree
 
-from lib.backprop import NotLayered, acts_on_batch, backprop, weighted_layers
-from lib.checks import check_size
-from lib.jacobian import Batch, check_batches
-from lib.linearize import Network, as_apply_fn
+from lib.apply_fn import ApplyFn, Network, as_apply_fn, is_module
+from lib.backprop import NotLayered, backprop, weighted_layers
+from lib.checks import check_examples, check_size
+from lib.coupling import acts_on_batch
+from lib.jacobian import Batch, check_batches, resized, shapes_of
 
 
 class NtkPath(NamedTuple):
@@ -33,7 +33,9 @@ class NtkPath(NamedTuple):
 
 
 def explain_ntk(net: Network, params: PyTree, x1: Batch, x2: Batch | None = None, memory: int = 2**30) -> NtkPath:
-    """The path that `empirical_ntk` takes with the same arguments, and why. Nothing is computed.
+    """The path that `empirical_ntk` takes with the same arguments, and why.
+
+    Nothing is computed, but for whether examples act on each other, by three of them at random parameters.
 
     Args:
         net, params, x1, x2, memory: as of `empirical_ntk`; of arrays, shapes and dtypes matter alone.
@@ -42,17 +44,20 @@ def explain_ntk(net: Network, params: PyTree, x1: Batch, x2: Batch | None = None
         The path; `.reason` says why.
 
     Raises:
-        ValueError: as `empirical_ntk`.
+        ValueError, TypeError: as `empirical_ntk`.
 
     Example:
         >>> import jax.numpy as jnp
         >>> explain_ntk(lambda params, x: x @ params, jnp.zeros((2, 1)), jnp.ones((3, 2))).name
         'jacobian'
     """
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (params, x1, x2))
-    leaves, structure = jax.tree.flatten(shapes)
-    measured = _measure(net, structure, tuple(leaves))
-    return (_by_layers if measured.layers else _as_a_function)(measured, x1, x2, check_size("memory", memory))
+    memory = check_size("memory", memory)
+    leaves, structure = jax.tree.flatten(shapes_of((as_apply_fn(net), params, x1, x2)))
+    measured = _measure(structure, tuple(leaves))
+    if measured.layers:
+        return _by_layers(measured, memory)
+    n1, n2 = check_examples("x1", x1), None if x2 is None else check_examples("x2", x2)
+    return _as_a_function(measured, n1, n2, memory)
 
 
 class _Measured(NamedTuple):
@@ -75,23 +80,27 @@ class _Measured(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _measure(net: Network, structure: Any, leaves: tuple) -> _Measured:
-    params, x1, x2 = jax.tree.unflatten(structure, leaves)
-    f = check_batches(net, params, x1, x2)
+def _measure(structure: Any, leaves: tuple) -> _Measured:
+    apply_fn, params, x1, x2 = jax.tree.unflatten(structure, leaves)
+    f = check_batches(apply_fn, params, x1, x2)
+    x1 = resized(x1, max(f.shape[0], 1))
     common = (f.shape[1], f.dtype.itemsize, sum(leaf.size for leaf in jax.tree.leaves(params)))
-    coupled, why = False, "the layers of a bare function cannot be seen"
-    if isinstance(net, nn.Module):
+    why = "the layers of a bare function cannot be seen"
+    if is_module(apply_fn):
         try:
-            weighted = weighted_layers(net, params, x1)
-            factors = _bytes(jax.eval_shape(partial(backprop, net), params, x1)) // x1.shape[0]
+            weighted = weighted_layers(apply_fn, params, x1)
+            factors = _bytes(jax.eval_shape(backprop, apply_fn, params, x1)) // max(f.shape[0], 1)
             return _Measured(*common, factors, tuple((name, call.layer) for name, call in weighted.items()))
         except NotLayered as error:
-            coupled, why = acts_on_batch(net, params, x1), str(error)
-    forward, kept = _forward_operations(net, params, x1), _kept_bytes(net, params, x1)
+            why = str(error)
+    coupled = acts_on_batch(apply_fn, params, x1)
+    if coupled and not is_module(apply_fn):
+        why = "its examples act on each other, or nothing rules it out"
+    forward, kept = _forward_operations(apply_fn, params, x1), _kept_bytes(apply_fn, params, x1)
     return _Measured(*common, coupled=coupled, why=why, forward=forward, kept=kept)
 
 
-def _by_layers(m: _Measured, x1: Batch, x2: Batch | None, memory: int) -> NtkPath:
+def _by_layers(m: _Measured, memory: int) -> NtkPath:
     # Of two blocks x and δ, and as much again for what the backward passes keep. Half of the memory is for products.
     each, pair = 8 * m.factors, 8 * m.outputs**2 * m.itemsize
     rows = int(min(memory / each, (memory / pair) ** 0.5))
@@ -104,19 +113,19 @@ def _by_layers(m: _Measured, x1: Batch, x2: Batch | None, memory: int) -> NtkPat
     return NtkPath("layers", reason, rows, layers=m.layers)
 
 
-def _as_a_function(m: _Measured, x1: Batch, x2: Batch | None, memory: int) -> NtkPath:
+def _as_a_function(m: _Measured, n1: int, other: int | None, memory: int) -> NtkPath:
     """The Jacobian or products, whichever takes fewer operations in the room there is."""
-    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    n2 = n1 if other is None else other
     batch1, batch2 = (n1, n2) if m.coupled else (1, 1)  # examples that one derivative runs through
     # Backwards or forwards, a derivative is about two evaluations.
     by_products = n2 * m.outputs * 2 * m.forward * (batch2 + n1)
-    by_jacobian = m.outputs * 2 * m.forward * (n1 * batch1 + (0 if x2 is None else n2 * batch2))
-    by_jacobian += n1 * n2 * m.outputs**2 * 2 * m.size / (2 if x2 is None else 1)
+    by_jacobian = m.outputs * 2 * m.forward * (n1 * batch1 + (0 if other is None else n2 * batch2))
+    by_jacobian += n1 * n2 * m.outputs**2 * 2 * m.size / (2 if other is None else 1)
     two_rows = 2 * m.outputs * (m.size * m.itemsize + m.kept * max(batch1, batch2))
     column = 3 * m.size * m.itemsize + m.kept * (batch1 + batch2)
     if by_jacobian <= by_products and two_rows <= memory:
         reason = f"{m.why}; Jacobians take {by_jacobian:.1e} operations and ntk-vector products {by_products:.1e}"
-        return NtkPath("jacobian", reason, memory // two_rows, m.coupled)
+        return NtkPath("jacobian", reason, memory // max(1, two_rows), m.coupled)
     if column > memory:
         raise ValueError(f"`memory` must hold the derivatives of one example, {column} bytes, got {memory}")
     if by_jacobian <= by_products:
@@ -128,21 +137,18 @@ def _as_a_function(m: _Measured, x1: Batch, x2: Batch | None, memory: int) -> Nt
     return NtkPath("products", reason, rows, m.coupled)
 
 
-def _forward_operations(net: Network, params: PyTree, x: Batch) -> float:
+def _forward_operations(apply_fn: ApplyFn, params: PyTree, x: Batch) -> float:
     """Operations of f(θ, x) for one example, as the compiler counts them; where it does not, two for each parameter."""
-    one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    counted = jax.jit(as_apply_fn(net)).lower(params, one).cost_analysis() or {}
+    program = jax.jit(lambda net, params, x: net(params, x)).lower(apply_fn, params, resized(x, 1))
+    counted = program.cost_analysis() or {}
     return counted.get("flops", 2.0 * sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 
-def _kept_bytes(net: Network, params: PyTree, x: Batch) -> int:
+def _kept_bytes(apply_fn: ApplyFn, params: PyTree, x: Batch) -> int:
     """What a backward pass keeps of each example: what it keeps of two, without what it keeps of one."""
-
-    def kept(n: int) -> int:
-        batch = jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype)
-        return _bytes(jax.eval_shape(lambda p, x: jax.vjp(lambda q: as_apply_fn(net)(q, x), p)[1], params, batch))
-
-    return kept(2) - kept(1)
+    backwards = lambda net, params, x: jax.vjp(lambda theta: net(theta, x), params)[1]
+    one, two = (_bytes(jax.eval_shape(backwards, apply_fn, params, resized(x, n))) for n in (1, 2))
+    return two - one
 
 
 def _bytes(tree: PyTree) -> int:

@@ -1,17 +1,16 @@
 """The kernel of a finite network of which the readout alone is trained."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lib.apply_fn import ApplyFn, as_apply_fn
+from lib.checks import check_examples
 from lib.jacobian import check_batches, inner_products
 from lib.layers import Dense, Sequential
-from lib.linearize import as_apply_fn
 
 
-def empirical_nngp(net: Sequential, params: PyTree, x1: Array, x2: Array | None = None) -> Float[Array, "n1 n2"]:
+def empirical_nngp(net: Sequential, params: PyTree, x1: PyTree, x2: PyTree | None = None) -> Float[Array, "n1 n2"]:
     """The covariance of a finite network's outputs over its readout's weights, at given weights below.
 
     K̂(x, x′) = x̄(x) · x̄(x′),  x̄ = [σ_w x^L / √n_L, σ_b], with x^L the n_L inputs of the readout
@@ -29,7 +28,7 @@ def empirical_nngp(net: Sequential, params: PyTree, x1: Array, x2: Array | None 
         K̂, (N1, N2).
 
     Raises:
-        TypeError: when `net` is not a Sequential.
+        TypeError: when `net` is not a Sequential, or parameters or outputs are not real floating-point numbers.
         ValueError: when it does not end in Dense, or `x1` and `x2` differ in anything but their first axis.
 
     Example:
@@ -45,13 +44,16 @@ def empirical_nngp(net: Sequential, params: PyTree, x1: Array, x2: Array | None 
     if not net.layers or type(net.layers[-1]) is not Dense:
         last = type(net.layers[-1]).__name__ if net.layers else "nothing"
         raise ValueError(f"`net` must end in Dense, its readout, got {last}; put the Dense last, outside other layers")
-    check_batches(net, params, x1, x2)
-    return _gram_of_features(net, params, x1, x1 if x2 is None else x2)
+    f, n1 = check_batches(net, params, x1, x2), check_examples("x1", x1)
+    n2 = n1 if x2 is None else check_examples("x2", x2)
+    if n1 * n2 == 0:
+        return jnp.zeros((n1, n2), f.dtype)
+    below, readout = as_apply_fn(Sequential(net.layers[:-1])), net.layers[-1]
+    scales = jnp.asarray([readout.W_std, 0 if readout.b_std is None else readout.b_std], f.dtype)
+    return _gram_of_features(below, scales**2, params, x1, x1 if x2 is None else x2)
 
 
-@partial(jax.jit, static_argnums=0)
-def _gram_of_features(net: Sequential, params: PyTree, x1: Array, x2: Array) -> Array:
-    below, readout = Sequential(net.layers[:-1]), net.layers[-1]
-    one, two = (as_apply_fn(below)(params, x) for x in (x1, x2))
-    variances = jnp.asarray([readout.W_std, readout.b_std or 0], one.dtype) ** 2
+@jax.jit
+def _gram_of_features(below: ApplyFn, variances: Array, params: PyTree, x1: PyTree, x2: PyTree) -> Array:
+    one, two = (below(params, x) for x in (x1, x2))
     return variances[0] * inner_products(one, two) / one.shape[1] + variances[1]

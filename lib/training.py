@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from lib.checks import check_loss, check_optimizer, check_size
-from lib.linearize import Network, as_apply_fn
+from lib.apply_fn import ApplyFn, Network, as_apply_fn
+from lib.checks import check_examples, check_loss, check_optimizer, check_params, check_size
 
 
 class Run(NamedTuple):
@@ -25,10 +25,10 @@ class Run(NamedTuple):
 def train(
     net: Network,
     params: PyTree,
-    loss: Callable[[Array, Array], Array],
+    loss: Callable[[Any, Any], Array],
     optimizer: optax.GradientTransformation,
-    x: Array,
-    y: Float[Array, "n k"],
+    x: PyTree,
+    y: PyTree[Float[Array, "n k"]],
     steps: int,
     batch: int | None = None,
     key: Array | None = None,
@@ -39,16 +39,18 @@ def train(
 
     θ ← θ + update(∇_θ loss(f(θ, x), y)), with the update of any Optax optimiser.
 
-    The same call with `linearize(net, params)` in place of `net` and the same `key` sees the same minibatches.
+    The same call with `linearize(net, params)` in place of `net` and the same `key` sees the same minibatches. Make
+    `loss` and `observe` once, outside of any loop over seeds: another function is another program to compile, as is a
+    bare function in the place of `net`. An optimiser may be made anew: one of the same numbers is the same.
 
     Args:
-        net: a Flax module, or any pure `apply_fn(params, x)` → (N, K).
+        net: a Flax module, or any pure `apply_fn(params, x)` → (N, K), or a pytree of such.
         params: θ₀.
         loss: `loss(f, y)` → a number. The total loss ½ Σ (f − y)² is the book's convention; a mean over N·K entries
             is the same run with the learning rate divided by N·K.
         optimizer: an Optax optimiser.
-        x: inputs, first axis N.
-        y: targets (N, K).
+        x: inputs, first axis N; an array or a pytree of arrays.
+        y: targets (N, K), or a pytree like the outputs where those are one.
         steps: number of updates.
         batch: examples in a minibatch; left out, every step sees all N. Each epoch is a fresh permutation, and the
             N mod `batch` examples at its end are left for another epoch.
@@ -61,8 +63,10 @@ def train(
 
     Raises:
         ValueError: when shapes do not fit, the loss is not a number, `batch` is larger than N or comes without `key`,
-            or `at` does not ascend within 0 … `steps`.
-        TypeError: when `optimizer` is not an Optax optimiser or `steps` not an integer.
+            `at` does not ascend within 0 … `steps`, there are no examples, or a Flax module's variables hold more than
+            "params".
+        TypeError: when `optimizer` is not an Optax optimiser, `steps`, `batch` or one of `at` not an integer, or
+            parameters are not real floating-point numbers.
 
     Example:
         >>> line = lambda params, x: x @ params
@@ -76,19 +80,20 @@ def train(
     """
     steps = check_size("steps", steps, least=0)
     at = tuple(check_size(f"at[{i}]", step, least=0) for i, step in enumerate(at))
-    _check(net, params, loss, optimizer, x, y, steps, batch, key, at)
-    order = None if batch is None or key is None else _minibatches(key, len(x), batch, steps)
-    params, observed = _loop(net, loss, optimizer, steps, at, observe, params, x, y, order)
+    batch = None if batch is None else check_size("batch", batch)
+    apply_fn, params = as_apply_fn(net), check_params("params", params)
+    _check(apply_fn, params, loss, optimizer, x, y, steps, batch, key, at)
+    order = None if batch is None or key is None else _minibatches(key, check_examples("x", x), batch, steps)
+    params, observed = _loop(loss, optimizer, steps, at, observe, apply_fn, params, x, y, order)
     return Run(params, jnp.asarray(at, int), observed)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
-def _loop(net, loss, optimizer, steps, at, observe, params, x, y, order):
-    apply_fn = as_apply_fn(net)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _loop(loss, optimizer, steps, at, observe, apply_fn, params, x, y, order):
     observe = observe or (lambda theta: apply_fn(theta, x))
 
     def objective(theta, rows):
-        x_b, y_b = (x, y) if rows is None else (x[rows], y[rows])
+        x_b, y_b = (x, y) if rows is None else jax.tree.map(lambda leaf: leaf[rows], (x, y))
         return loss(apply_fn(theta, x_b), y_b)
 
     def record(theta, observed, slot):
@@ -119,15 +124,18 @@ def _minibatches(key: Array, n: int, batch: int, steps: int) -> Int[Array, "step
     return order[:, : per_epoch * batch].reshape(-1, batch)[:steps]
 
 
-def _check(net, params, loss, optimizer, x, y, steps, batch, key, at) -> None:
+def _check(apply_fn: ApplyFn, params, loss, optimizer, x, y, steps, batch, key, at) -> None:
     check_optimizer(optimizer)
-    f = jax.eval_shape(as_apply_fn(net), params, x)
-    if y.shape != f.shape:
-        raise ValueError(f"`y` must have the shape (N, K) = {f.shape} of the outputs, got {y.shape}")
+    if any(jnp.shape(leaf)[:1] == (0,) for leaf in jax.tree.leaves(x)):
+        raise ValueError("`x` must hold at least one example to train on, got none")
+    f = jax.eval_shape(lambda net, params, x: net(params, x), apply_fn, params, x)
+    shape = lambda tree: jax.tree.map(jnp.shape, tree)
+    if shape(y) != shape(f):
+        raise ValueError(f"`y` must have the shape (N, K) = {shape(f)} of the outputs, got {shape(y)}")
     check_loss(loss, f, y)
-    if batch is not None and not 0 < batch <= len(x):
-        raise ValueError(f"`batch` must be between 1 and N = {len(x)}, got {batch}")
+    if batch is not None and batch > (n := check_examples("x", x)):
+        raise ValueError(f"`batch` must be between 1 and N = {n}, got {batch}")
     if batch is not None and key is None:
         raise ValueError("`key` must be given with `batch`: it decides the order of the minibatches")
-    if list(at) != sorted(set(at)) or (at and not 0 <= at[0] <= at[-1] <= steps):
+    if list(at) != sorted(set(at)) or (at and at[-1] > steps):
         raise ValueError(f"`at` must ascend within 0 … `steps` = {steps}, got {at}")

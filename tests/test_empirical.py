@@ -30,7 +30,7 @@ from lib import (
 )
 from lib.jacobian import contract, jacobian, products
 from lib.layerwise import layer_factors, sum_of_layers
-from lib.linearize import as_apply_fn
+from lib.apply_fn import as_apply_fn
 
 
 def test_it_is_the_contraction_of_the_dense_jacobian():
@@ -152,7 +152,7 @@ def test_batch_statistics_are_differentiated_too(x64):
     assert float(abs(cross - theta[:, :3]).max()) > 0.01 * scale  # a part of the batch has other statistics
     path = explain_ntk(net, params, x)
     assert path.coupled and path.name == "jacobian" and "BatchNorm" in path.reason
-    one_by_one = jacobian(net, False, 5, params, x, 0)
+    one_by_one = jacobian(as_apply_fn(net), False, 5, params, x, 0)
     assert float(abs(contract(one_by_one, one_by_one) - theta).max()) > 0.01 * scale
 
 
@@ -167,7 +167,7 @@ def test_batch_statistics_in_blocks_of_rows_and_by_products(x64, name):
     theta = dense_ntk(net.apply, params, x, x)
     close = lambda other, part: np.testing.assert_allclose(other, part, atol=1e-12 * float(abs(theta).max()))
     close(empirical_ntk(net, params, x, None, memory), theta)
-    close(products(net, True, params, x, x[:3]), dense_ntk(net.apply, params, x, x[:3]))
+    close(products(as_apply_fn(net), True, params, x, x[:3]), dense_ntk(net.apply, params, x, x[:3]))
 
 
 def test_the_report_on_linearity_takes_batch_statistics(x64):
@@ -196,8 +196,8 @@ def test_blocks_keep_to_the_memory(memory):
     params = jax.jit(net.init)(jax.random.key(0), x)
     path = explain_ntk(net, params, x, None, memory)
     block = x[: path.rows]
-    factors = layer_factors.lower(net, params, block).compile().memory_analysis()
-    shapes = jax.eval_shape(partial(layer_factors, net), params, block)
+    factors = layer_factors.lower(as_apply_fn(net), params, block).compile().memory_analysis()
+    shapes = jax.eval_shape(partial(layer_factors, as_apply_fn(net)), params, block)
     both = sum_of_layers.lower(path.layers, memory // 2, shapes, shapes).compile().memory_analysis()
     assert factors.output_size_in_bytes + factors.temp_size_in_bytes <= memory
     assert memory / 20 < both.argument_size_in_bytes + both.output_size_in_bytes + both.temp_size_in_bytes <= memory

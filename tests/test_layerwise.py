@@ -33,6 +33,7 @@ from lib import (
     relu,
     wide_resnet,
 )
+from lib.apply_fn import as_apply_fn
 from lib.layerwise import _by_gradients, _by_positions, layer_factors, layer_ntk
 
 
@@ -109,7 +110,7 @@ def test_the_share_of_a_layer_is_the_kernel_of_its_own_parameters(x64):
 def test_positions_and_gradients_in_any_memory_are_two_ways_to_one_convolution(x64, same):
     net = NETWORKS["strides, paddings, pooling, normalisation"]
     params, x = finite(net)
-    one, other = (layer_factors(net, params, part)["layers_3"] for part in (x[:2], x[2:]))
+    one, other = (layer_factors(as_apply_fn(net), params, part)["layers_3"] for part in (x[:2], x[2:]))
     layer, two = net.layers[3], None if same else other
     flat = lambda factors: (factors[0], factors[1].reshape(*factors[1].shape[:2], -1, 5))
     positions = _by_positions(layer, flat(one), flat(one if same else two))
@@ -123,7 +124,7 @@ def test_positions_and_gradients_in_any_memory_are_two_ways_to_one_convolution(x
 def test_gradients_of_some_images_at_a_time_are_those_of_all_at_once(x64, some, monkeypatch):
     net = NETWORKS["strides, paddings, pooling, normalisation"]
     params, x = finite(net, 5)
-    images, delta = layer_factors(net, params, x)["layers_3"]
+    images, delta = layer_factors(as_apply_fn(net), params, x)["layers_3"]
     layer, factors = net.layers[3], (images, delta.reshape(1, 5, -1, 5))
     whole = _by_gradients(layer, factors, None, 2**30)
     windows = jax.eval_shape(layer.windows, images[0])

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *("data", "duals", "smooth_duals", "quadrature", "checks", "kernels", "tiles", "activations"),
     *("layers", "convolution", "pooling", "normalization", "residual", "architectures", "blocks"),
-    *("linearize", "jacobian", "backprop", "layerwise", "paths", "empirical", "readout", "solve"),
+    *("apply_fn", "linearize", "jacobian", "coupling", "backprop", "layerwise", "paths", "empirical", "readout", "solve"),
     *("filters", "momentum", "compose", "spectrum", "dynamics"),
     *("programs", "evolution", "optimizers", "linearity", "gp", "likelihood", "training", "span"),
     *("provenance", "scales", "records", "paper", "plotting", "slider"),
