@@ -1,6 +1,6 @@
 """Do the examples of a batch act on each other?"""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -52,9 +52,10 @@ def _acts_on_batch(structure: Any, leaves: tuple) -> bool:
         apply_fn, params, x = jax.tree.unflatten(structure, map(_random, keys, leaves))
         # Weights as small as keeps the scale of what they act on.
         params = jax.tree.map(lambda p: p / max(1, p.size // p.shape[-1]) ** 0.5 if p.ndim > 1 else p, params)
+        program = jax.jit(_apart).lower(apply_fn, params, x).compile(FAST)
         try:
-            return not _apart(apply_fn, params, x)
-        except jax.errors.ConcretizationTypeError:
+            return not program(apply_fn, params, x)
+        except TypeError:  # it waits for the traced values that the function closes over
             return True
 
 
@@ -81,7 +82,6 @@ def _random(key: Array, shape: jax.ShapeDtypeStruct) -> Array:
     return jnp.broadcast_to(rows.reshape(-1, *[1] * (len(shape.shape) - 1)), shape.shape).astype(shape.dtype)
 
 
-@partial(jax.jit, compiler_options=FAST)
 def _apart(apply_fn: Any, params: PyTree, x: PyTree) -> Array:
     """Whether outputs and their change along one direction are equal for examples together and for each alone."""
     omega = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), params)

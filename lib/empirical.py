@@ -102,8 +102,8 @@ def empirical_ntk(
 
 
 def ntk_vector_product(
-    net: Network, params: PyTree, x1: PyTree, x2: PyTree | None, v: Float[Array, "n2 k"]
-) -> Float[Array, "n1 k"]:
+    net: Network, params: PyTree, x1: PyTree, x2: PyTree | None, v: PyTree[Float[Array, "n2 ?k"]]
+) -> PyTree[Float[Array, "n1 ?k"]]:
     """Θ̂(x1, x2) v without forming Θ̂: one vector-Jacobian and one Jacobian-vector product.
 
     Θ̂ v = J(x1) (J(x2)ᵀ v)
@@ -131,12 +131,13 @@ def ntk_vector_product(
     """
     apply_fn, params = as_apply_fn(net), check_params("params", params)
     x2 = x1 if x2 is None else x2
-    f1, f2 = (outputs_of(apply_fn, params, x) for x in (x1, x2))
+    f2 = outputs_of(apply_fn, params, x2)
     if jax.tree.map(jnp.shape, v) != (shape := jax.tree.map(lambda leaf: leaf.shape, f2)):
         raise ValueError(
             f"`v` must have the shape (N2, K) = {shape} of the outputs at `x2`, got {jax.tree.map(jnp.shape, v)}"
         )
-    if not all(leaf.size for leaf in jax.tree.leaves((f1, f2))):  # no examples, of which many a network takes none
+    if 0 in (check_examples("x1", x1), check_examples("x2", x2)):  # which many a network cannot take
+        f1 = outputs_of(apply_fn, params, x1)
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), f1)
     v = jax.tree.map(lambda leaf, f: jnp.asarray(leaf, f.dtype), v, f2)
     (omega,) = jax.vjp(lambda theta: apply_fn(theta, x2), params)[1](v)

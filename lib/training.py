@@ -1,8 +1,8 @@
 """One training loop: a network, its linearisation, or an ensemble of either under `vmap`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lib.apply_fn import ApplyFn, Network, as_apply_fn
 from lib.checks import check_examples, check_loss, check_optimizer, check_params, check_size
+from lib.same import Same
 
 
 class Run(NamedTuple):
@@ -28,11 +29,11 @@ def train(
     loss: Callable[[Any, Any], Array],
     optimizer: optax.GradientTransformation,
     x: PyTree,
-    y: PyTree[Float[Array, "n k"]],
-    steps: int,
-    batch: int | None = None,
+    y: PyTree[Float[Array, "n ?k"]],
+    steps: SupportsIndex,
+    batch: SupportsIndex | None = None,
     key: Array | None = None,
-    at: Sequence[int] = (),
+    at: Iterable[SupportsIndex] = (),
     observe: Callable[[PyTree], Any] | None = None,
 ) -> Run:
     """Trains for a number of steps, in one compiled loop.
@@ -84,12 +85,13 @@ def train(
     apply_fn, params = as_apply_fn(net), check_params("params", params)
     _check(apply_fn, params, loss, optimizer, x, y, steps, batch, key, at)
     order = None if batch is None or key is None else _minibatches(key, check_examples("x", x), batch, steps)
-    params, observed = _loop(loss, optimizer, steps, at, observe, apply_fn, params, x, y, order)
+    params, observed = _loop(loss, Same(optimizer), steps, at, observe, apply_fn, params, x, y, order)
     return Run(params, jnp.asarray(at, int), observed)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _loop(loss, optimizer, steps, at, observe, apply_fn, params, x, y, order):
+def _loop(loss, same, steps, at, observe, apply_fn, params, x, y, order):
+    optimizer = same.optimizer
     observe = observe or (lambda theta: apply_fn(theta, x))
 
     def objective(theta, rows):

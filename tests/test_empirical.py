@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tolerance
+from flax import linen as nn
 from networks import deep_network, dense_ntk, reference_network, shifted, small_network, tanh_network, waves
 
 from lib import (
@@ -21,12 +22,14 @@ from lib import (
     Sequential,
     convolutional,
     empirical_ntk,
+    empirical_ntk_by_layer,
     erf,
     explain_ntk,
     fully_connected,
     linearity,
     linearize,
     ntk_vector_product,
+    weight_change,
 )
 from lib.jacobian import contract, jacobian, products
 from lib.layerwise import layer_factors, sum_of_layers
@@ -124,6 +127,81 @@ def test_it_traces_under_jit():
     net, params, x = small_network()
     traced = jax.jit(lambda p: empirical_ntk(net, p, x))(params)
     np.testing.assert_allclose(traced, empirical_ntk(net, params, x), **tolerance(x, scale=10))
+
+
+def split(net):
+    """The same network of inputs in a dictionary."""
+    return lambda p, inputs: net(p, jnp.concatenate([inputs["a"], inputs["b"]], axis=1))
+
+
+def in_parts(x):
+    return {"a": x[:, :1], "b": x[:, 1:]}
+
+
+@pytest.mark.parametrize("name", ["jacobian", "products"])
+def test_inputs_may_be_any_pytree(name):
+    net, params, x = deep_network()
+    net = many_outputs if name == "products" else net
+    inputs, x2 = in_parts(x), in_parts(x[:3])
+    path = explain_ntk(split(net), params, inputs, x2)
+    assert path.name == name
+    theta = dense_ntk(net, params, x, x)
+    close = lambda a, b: np.testing.assert_allclose(a, b, **tolerance(x, scale=10))
+    close(empirical_ntk(split(net), params, inputs), theta)
+    close(empirical_ntk(split(net), params, inputs, x2), theta[:, :3])
+    memory = least_memory(name, 2, split(net), params, inputs, x2)
+    close(empirical_ntk(split(net), params, inputs, x2, memory), theta[:, :3])
+
+
+class Joined(nn.Module):
+    """Layers of lib on inputs in a dictionary."""
+
+    @nn.compact
+    def __call__(self, inputs):
+        return Dense(2)(erf(Dense(4, b_std=0.2)(jnp.concatenate([inputs["a"], inputs["b"]], axis=1))))
+
+
+def test_layers_are_seen_below_inputs_of_several_arrays():
+    x = small_network()[2]
+    net, inputs = Joined(), in_parts(x)
+    params = jax.jit(net.init)(jax.random.key(0), inputs)
+    assert explain_ntk(net, params, inputs).name == "layers"
+    expected = dense_ntk(lambda p, x: net.apply(p, in_parts(x)), params, x, x)
+    np.testing.assert_allclose(empirical_ntk(net, params, inputs), expected, **tolerance(x, scale=10))
+
+
+def test_products_take_outputs_leaf_by_leaf():
+    net, params, x = small_network()
+    two = lambda p, x: {"first": net(p, x)[:, :1], "second": net(p, x)[:, 1:]}
+    v = jnp.cos(jnp.arange(10, dtype=x.dtype)).reshape(5, 2)
+    product = ntk_vector_product(two, params, x, None, {"first": v[:, :1], "second": v[:, 1:]})
+    expected = ntk_vector_product(net, params, x, x, v)
+    np.testing.assert_allclose(jnp.concatenate(list(product.values()), axis=1), expected, **tolerance(x))
+
+
+def test_of_no_examples_kernels_are_empty():
+    net = fully_connected(4, 1, 2, erf, 1.5, 0.1)
+    x = waves(3, 8, 0.2).reshape(3, 2, 2, 2)
+    params = jax.jit(net.init)(jax.random.key(0), x)
+    for f in (net, lambda p, x: net.apply(p, x)):
+        for x1, x2, shape in ((x[:0], None, (0, 0)), (x[:0], x, (0, 3)), (x, x[:0], (3, 0))):
+            assert empirical_ntk(f, params, x1, x2).shape == (*shape, 2, 2)
+        assert ntk_vector_product(f, params, x[:0], x, jnp.ones((3, 2))).shape == (0, 2)
+        assert ntk_vector_product(f, params, x, x[:0], jnp.ones((0, 2))).tolist() == [[0.0] * 2] * 3
+        change = weight_change(f, params, x[:0], jnp.ones((4, 0, 2)))
+        jax.tree.map(lambda w, p: np.testing.assert_array_equal(w, jnp.zeros((4, *p.shape))), change, params)
+    shares = empirical_ntk_by_layer(net, params, x, x[:0])
+    assert [theta.shape for theta in shares.values()] == [(3, 0, 2, 2)] * 2
+
+
+@pytest.mark.parametrize("params", [{}, {"none": jnp.zeros((0, 2))}])
+def test_without_parameters_the_kernel_is_zero(params):
+    net, x = lambda p, x: jnp.sin(x), waves(3, 2, 0.1)
+    for x2 in (None, x[:2]):
+        np.testing.assert_array_equal(empirical_ntk(net, params, x, x2), jnp.zeros((3, len(x if x2 is None else x2), 2, 2)))
+    assert ntk_vector_product(net, params, x, None, x).tolist() == [[0.0] * 2] * 3
+    layers = Sequential((Flatten(), erf))
+    np.testing.assert_array_equal(empirical_ntk(layers, layers.init(jax.random.key(0), x), x), jnp.zeros((3, 3, 2, 2)))
 
 
 NORMALISED = Sequential((Flatten(), Dense(3, b_std=0.1), BatchNorm(), erf, Dense(4), BatchNorm(), erf, Dense(2)))
@@ -247,3 +325,11 @@ def test_errors_name_the_argument():
     net, params, x = small_network()
     with pytest.raises(ValueError, match="`v` must have the shape"):
         ntk_vector_product(net, params, x, x, jnp.ones(5))
+    with pytest.raises(ValueError, match="`net` must return outputs of shape .* of several arrays take one"):
+        empirical_ntk(lambda p, x: (net(p, x), x), params, x)
+    with pytest.raises(ValueError, match="`net` must return outputs of shape .* of several arrays take one"):
+        weight_change(lambda p, x: (net(p, x), x), params, x, x)
+    with pytest.raises(ValueError, match="`x1` must hold arrays with examples along their first axis, as many in each"):
+        empirical_ntk(split(net), params, {"a": x[:4, :1], "b": x[:, 1:]})
+    with pytest.raises(ValueError, match="`x1` must hold arrays with examples along their first axis"):
+        empirical_ntk(net, params, x.tolist())

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import tolerance
 from networks import shifted, small_network
 
 import lib
@@ -32,6 +33,24 @@ def test_numbers_are_as_defined(x64):
     change = net(moved, x) - net(params, x)
     assert float(report.moved) == pytest.approx(float(jnp.sqrt(jnp.mean(change**2))))
     assert float(report.rmse) > 0.1 * float(report.moved)  # far from linear, so that f and f_lin are told apart
+
+
+def test_a_network_that_nothing_moves_is_linear():
+    report = linearity(lambda params, x: x, {}, {}, jnp.ones((3, 2)))
+    assert [float(number) for number in report] == [0.0] * 5
+
+
+def test_inputs_may_be_any_pytree():
+    net, params, x = small_network()
+    split = lambda p, inputs: net(p, jnp.concatenate([inputs["a"], inputs["b"]], axis=1))
+    report = linearity(split, params, shifted(params), {"a": x[:, :1], "b": x[:, 1:]})
+    np.testing.assert_allclose(report, linearity(net, params, shifted(params), x), **tolerance(x, scale=10))
+
+
+def test_no_examples_are_too_few():
+    net, params, x = small_network()
+    with pytest.raises(ValueError, match="`x` must hold at least one example to compare on, got none"):
+        linearity(net, params, params, x[:0])
 
 
 @pytest.mark.once

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import tolerance
 from networks import reference_network, shifted, small_network
 
-from lib import linearize, taylor_expand
+from lib import empirical_ntk, fully_connected, linearize, ntk_vector_product, relu, taylor_expand, train
 
 
 def test_the_expansion_touches_the_network_at_its_base_point():
@@ -54,12 +55,94 @@ def test_reference_expansions(x64, reference):
     np.testing.assert_allclose(linearize(net, params)(moved, x), values["linearize_at_p1"], rtol=1e-9)
 
 
+def outputs_as_a_tree(params, x):
+    f = small_network()[0](params, x)
+    return f[:, :1], {"other": [jnp.sin(f), jnp.sum(f)]}
+
+
+def test_outputs_may_be_any_pytree():
+    """Leaf by leaf the expansion of that leaf."""
+    _, params, x = small_network()
+    moved = shifted(params)
+    for expand in (linearize, lambda net, p: taylor_expand(net, p, 2)):
+        whole = expand(outputs_as_a_tree, params)(moved, x)
+        assert jax.tree.structure(whole) == jax.tree.structure(outputs_as_a_tree(params, x))
+        for i, leaf in enumerate(jax.tree.leaves(whole)):
+            alone = expand(lambda p, x, i=i: jax.tree.leaves(outputs_as_a_tree(p, x))[i], params)(moved, x)
+            np.testing.assert_allclose(leaf, alone, **tolerance(x))
+
+
+def test_inputs_may_be_any_pytree():
+    net, params, x = small_network()
+    split = lambda p, inputs: net(p, jnp.concatenate([inputs["first"], inputs["rest"]], axis=1))
+    f_lin = linearize(split, params)(shifted(params), {"first": x[:, :1], "rest": x[:, 1:]})
+    np.testing.assert_allclose(f_lin, linearize(net, params)(shifted(params), x), **tolerance(x))
+
+
+def test_complex_parameters_have_a_linearisation():
+    square = lambda params, x: params**2 * x
+    f_lin = linearize(square, jnp.array(1 + 1j))
+    np.testing.assert_allclose(f_lin(jnp.array(2 + 1j), jnp.ones((1, 1))), [[2j + 2 * (1 + 1j)]], rtol=1e-6)
+
+
+def test_parameters_of_another_precision_are_compared_in_the_better_one(x64):
+    net, params, x = small_network()
+    single = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    back = jax.tree.map(lambda p: p.astype(jnp.float64), single)
+    np.testing.assert_array_equal(linearize(net, single)(params, x), linearize(net, back)(params, x))
+
+
+def use(f_lin, params, x, y, loss):
+    """All that takes a network, once."""
+    empirical_ntk(f_lin, params, x)
+    empirical_ntk(f_lin, params, x, x, memory=20000)
+    ntk_vector_product(f_lin, params, x, None, y)
+    return train(linearize(f_lin, params), params, loss, optax.sgd(0.01), x, y, 3, at=(3,))
+
+
+def test_five_seeds_are_one_program_and_leave_nothing_behind():
+    """θ₀ is an argument of what is compiled: for another one nothing is traced anew, and no θ₀ stays alive."""
+    traces, (_, params, x) = [], small_network()
+    loss = lambda f, y: jnp.sum((f - y) ** 2)
+
+    def net(p, x):
+        traces.append(1)
+        return jnp.tanh(x @ p["W1"] + p["b"]) @ p["W2"]
+
+    alive, traced = [], []
+    compiled = jax.jit(lambda f, p, x: f(p, x))
+    for seed in range(5):
+        params0 = jax.tree.map(lambda p, seed=seed: p + 0.1 * seed, params)
+        for f in (linearize(net, params0), taylor_expand(net, params0, 2)):
+            compiled(f, params0, x)
+        use(linearize(net, params0), params0, x, jnp.ones((5, 2), x.dtype), loss)
+        del params0, f
+        alive.append(sum(array.nbytes for array in jax.live_arrays()))
+        traces.append("seed")
+    counts = np.diff([-1, *(i for i, mark in enumerate(traces) if mark == "seed")]) - 1
+    eager = 4  # two of the product and one each of the checks of both, which ask for the outputs' shapes
+    assert counts[0] > 20 and max(counts[1:]) <= eager, counts
+    assert alive[1:] == alive[1:2] * 4
+
+
+def test_programs_do_not_grow_with_the_parameters():
+    compiled = jax.jit(lambda f, p, x: f(p, x))
+    x, sizes = jnp.ones((2, 3)), []
+    for width in (8, 512):
+        net = fully_connected(width, 2, 1, relu, 1.4, 0.1)
+        params = jax.jit(net.init)(jax.random.key(0), x)
+        sizes.append(len(compiled.lower(linearize(linearize(net, params), params), params, x).as_text()))
+    assert sizes[1] < 1.05 * sizes[0]
+
+
 def test_other_parameters_are_refused_by_name():
     net, params, x = small_network()
     with pytest.raises(ValueError, match="`params` must have the structure of `params0`"):
         linearize(net, params)({"other": params["W1"]}, x)
     with pytest.raises(ValueError, match=r"`params`\['W1'\] must have shape"):
         jax.jit(linearize(net, params))({**params, "W1": jnp.ones((9, 9))}, x)
+    with pytest.raises(TypeError, match=r"`params0`\['W1'\] must hold floating-point numbers, got int"):
+        linearize(net, {**params, "W1": jnp.ones((3, 7), int)})
 
 
 @pytest.mark.parametrize("degree", [-1, 1.0, True])

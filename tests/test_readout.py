@@ -61,6 +61,22 @@ def test_it_approaches_the_infinite_kernel_as_one_over_the_root_of_the_width():
     assert -0.7 < slope < -0.3 and errors[-1] < 0.05
 
 
+def test_of_no_examples_it_is_empty():
+    net, x = Sequential((Flatten(), Dense(4), erf, Dense(2))), jnp.ones((3, 2, 2, 1))
+    params = finite(net, x)
+    assert empirical_nngp(net, params, x[:0], x).shape == (0, 3) and empirical_nngp(net, params, x, x[:0]).shape == (3, 0)
+
+
+def test_it_has_gradients_in_the_readouts_scales(x64):
+    x = waves(4, 3, 0.1)
+    build = lambda s: Sequential((Dense(4, W_std=s), erf, Dense(2, W_std=s, b_std=s / 2)))
+    params = finite(build(1.0), x)
+    value = lambda s: jnp.sum(jnp.sin(empirical_nngp(build(s), params, x)))
+    step = 1e-5
+    slope = (value(1.3 + step) - value(1.3 - step)) / (2 * step)
+    assert float(jax.grad(value)(1.3)) == pytest.approx(float(slope), rel=1e-6)
+
+
 def test_errors_name_the_argument():
     x = waves(4, 3, 0.0)
     with pytest.raises(TypeError, match="`net` must be a Sequential, whose readout can be told apart, got function"):

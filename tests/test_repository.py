@@ -22,7 +22,7 @@ ORDER = [
     *("layers", "convolution", "pooling", "normalization", "residual", "architectures", "blocks"),
     *("apply_fn", "linearize", "jacobian", "coupling", "backprop", "layerwise", "paths", "empirical", "readout", "solve"),
     *("filters", "momentum", "compose", "spectrum", "dynamics"),
-    *("programs", "evolution", "optimizers", "linearity", "gp", "likelihood", "training", "span"),
+    *("programs", "evolution", "optimizers", "linearity", "gp", "likelihood", "same", "training", "span"),
     *("provenance", "scales", "records", "paper", "plotting", "slider"),
 ]
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import tolerance
-from networks import small_network
+from networks import shifted, small_network
 
 from lib import linearize, train
 
@@ -110,6 +110,53 @@ def test_an_ensemble_is_a_vmap():
         np.testing.assert_allclose(together.observed[i], alone.observed, **tolerance(x, scale=100))
 
 
+def test_a_linearisation_of_a_linearisation_trains_the_same():
+    net, params, x, y = problem()
+    f_lin = linearize(net, params)
+    fit = lambda f: train(f, params, half_square, optax.sgd(0.01), x, y, 4, at=(4,)).observed
+    np.testing.assert_allclose(fit(linearize(f_lin, shifted(params))), fit(f_lin), **tolerance(x, scale=100))
+
+
+def test_inputs_and_outputs_may_be_pytrees():
+    """Minibatches take the same rows of every array."""
+    net, params, x, y = problem()
+    split = lambda p, inputs: dict(zip("ab", jnp.split(net(p, jnp.concatenate(inputs, axis=1)), 2, axis=1), strict=True))
+    loss = lambda f, y: half_square(f["a"], y["a"]) + half_square(f["b"], y["b"])
+    tail = (optax.sgd(0.01), x, y, 7)
+    for batch in (dict(), dict(batch=2, key=jax.random.key(0))):
+        plain = train(net, params, half_square, *tail, **batch, at=(7,))
+        tree = (optax.sgd(0.01), (x[:, :1], x[:, 1:]), {"a": y[:, :1], "b": y[:, 1:]}, 7)
+        run = train(split, params, loss, *tree, **batch, at=(7,))
+        joined = jnp.concatenate([run.observed["a"], run.observed["b"]], axis=2)
+        np.testing.assert_allclose(joined, plain.observed, **tolerance(x, scale=100))
+
+
+def test_an_optimiser_made_anew_needs_no_program_of_its_own():
+    _, params, x, y = problem()
+    traces = []
+
+    def net(p, x):
+        traces.append(1)
+        return small_network()[0](p, x)
+
+    def traced(make, *numbers):
+        before = len(traces)
+        train(net, params, half_square, make(*numbers), x, y, 3)
+        return len(traces) - before
+
+    eager = 1  # to know the outputs' shape
+    for make in (optax.sgd, optax.adam, lambda rate: optax.chain(optax.clip(1.0), optax.sgd(rate, momentum=0.9))):
+        assert traced(make, 0.1) > eager and traced(make, 0.1) == eager
+        assert traced(make, 0.2) > eager
+
+
+def test_integers_of_numpy_are_integers():
+    net, params, x, y = problem()
+    numbers = dict(steps=np.int64(3), batch=np.int32(2), key=jax.random.key(0), at=np.array([0, 3]))
+    run = train(net, params, half_square, optax.sgd(0.01), x, y, **numbers)
+    assert run.steps.tolist() == [0, 3] and run.observed.shape == (2, 5, 2)
+
+
 def test_errors_name_the_argument():
     net, params, x, y = problem()
     good = dict(net=net, params=params, loss=half_square, optimizer=optax.sgd(0.1), x=x, y=y, steps=3)
@@ -120,6 +167,12 @@ def test_errors_name_the_argument():
         (ValueError, r"`y` must have the shape \(N, K\)", dict(y=y[:, 0])),
         (ValueError, "`loss` must return one number", dict(loss=lambda f, y: (f - y) ** 2)),
         (ValueError, "`batch` must be between 1 and N = 5", dict(batch=6, key=jax.random.key(0))),
+        (ValueError, "`batch` must be an integer of at least 1, got 0", dict(batch=0, key=jax.random.key(0))),
+        (TypeError, "`batch` must be an integer of at least 1, got 1.0", dict(batch=1.0, key=jax.random.key(0))),
+        (TypeError, "`batch` must be an integer of at least 1, got True", dict(batch=True, key=jax.random.key(0))),
+        (TypeError, r"`at\[0\]` must be an integer of at least 0, got 0.9", dict(at=(0.9, 2.7))),
+        (ValueError, "`x` must hold at least one example to train on", dict(x=x[:0], y=y[:0])),
+        (ValueError, r"`y` must have the shape \(N, K\)", dict(y={"a": y})),
         (ValueError, "`key` must be given with `batch`", dict(batch=2)),
         (ValueError, "`at` must ascend within 0", dict(at=(2, 1))),
         (ValueError, "`at` must ascend within 0", dict(at=(0, 4))),
