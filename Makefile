@@ -3,6 +3,9 @@
 PYTHON ?= python3
 SCALE ?= quick
 SEEDS ?= 5
+COUNT ?= 300
+SEED ?= 0
+MODULE ?=
 PORT ?= 8000
 NAME ?=
 
@@ -10,7 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help book test test-newest environment check unit chapters times site serve chapter record claims data lock clean
+.PHONY: help book test test-newest environment check unit chapters times mutants site serve chapter record claims data lock clean
 
 help:
 	@echo "make book                          run what has changed, build the pages, say where they are"
@@ -19,6 +22,7 @@ help:
 	@echo "make serve [PORT=8000]             show the built pages at http://localhost:8000"
 	@echo "make chapter NAME=figure_3 [SCALE=paper]      run one chapter"
 	@echo "make times                         what each chapter costs, in units that a slow machine does not change"
+	@echo "make mutants [COUNT=300] [SEED=0] [MODULE=lib/span.py]      faults in the library, one at a time: do the tests notice?"
 	@echo "make claims [NAME=figure_3] [SEEDS=5] [SCALE=quick]      rerun over seeds and record the intervals"
 	@echo "make record [NAME=figure_3] [SCALE=paper]     keep results in book/results"
 	@echo "make data                          fetch and verify the complete MNIST and CIFAR-10"
@@ -65,6 +69,9 @@ chapters: $(INSTALLED)
 
 times: chapters
 	@$(BIN)/python -m benchmarks.chapters
+
+mutants: $(INSTALLED)
+	@$(BIN)/python -m tools.mutants --count $(COUNT) --seed $(SEED) $(MODULE)
 
 # Sphinx reads a page once: after a failed build it would pass over the pages it has warned about. So it forgets them.
 site: chapters

@@ -26,7 +26,7 @@ def main() -> None:
     venv.create(PLACE, with_pip=True, clear=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = next(need for need in project["dependencies"] if need.startswith("jax>"))
-    tests = ["pytest", "pytest-timeout", "beartype", "scikit-ntk", "pyyaml"]
+    tests = ["pytest", "pytest-timeout", "hypothesis", "cosmic-ray", "beartype", "scikit-ntk", "pyyaml"]
     _pip("install", "--quiet", *project["dependencies"], *project["optional-dependencies"]["chapters"], *tests)
     for version in _versions(needed):
         _pip("install", "--quiet", f"jax=={version}", f"jaxlib=={version}")

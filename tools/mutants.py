@@ -1,0 +1,251 @@
+"""Would a test notice? One fault at a time in the library's code: python -m tools.mutants [--count N] [MODULE ...]
+
+Cosmic Ray's operators make them (a + for a −, a number more or less by one, a decorator less, ...), everywhere but in
+messages and annotations; a sample of all is tried. Each is put into a copy of the repository, where the tests that
+reach its module run until one fails: first those about the module, then the others, each time with JAX's 64-bit mode on
+and then off. What is known of a fault stays in _build/mutants, so that the same call goes on where it was ended.
+"""
+
+import argparse
+import difflib
+import hashlib
+import json
+import os
+import queue
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+from lib.provenance import cores
+from tools.reach import ROOT, stages
+from tools.unit import HALVES, KEPT
+
+PLACE = ROOT / "_build" / "mutants"
+LIMIT = 1200  # seconds for one run of tests; what takes longer, as an endless loop does, is noticed
+# Of the operators those that leave sensible programs: a shift of floating-point numbers says nothing about the tests.
+OPERATORS = re.compile(
+    "core/(ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|Pow_Mul|FloorDiv_Div|Mod_Mul|BitAnd_BitOr|BitOr_BitAnd)"
+    "|ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Lt_Gt|Gt_Lt|Is_IsNot|IsNot_Is)"
+    "|ReplaceUnaryOperator_Delete_(USub|Not|Invert)|Replace(True|False|And|Or|Break|Continue)With.*"
+    "|AddNot|NumberReplacer|RemoveDecorator|ZeroIterationForLoop)$"
+)
+SPEED = re.compile("jit|cache")  # decorators without which the same is computed
+
+
+class Mutant(NamedTuple):
+    """One fault: what an operator does at one place of a module."""
+
+    module: Path
+    operator: str
+    occurrence: int
+
+    @cache  # noqa: B019
+    def code(self) -> str:
+        """The module with the fault."""
+        source = self.module.read_text(encoding="utf-8")
+        return mutate_code(source, get_operator(self.operator)(), self.occurrence) or source
+
+    def difference(self, context: int = 2) -> str:
+        name = self.module.relative_to(ROOT).as_posix()
+        lines = self.module.read_text(encoding="utf-8").splitlines(), self.code().splitlines()
+        return "\n".join(difflib.unified_diff(*lines, name, name, n=context, lineterm=""))
+
+
+def mutants(module: Path) -> Iterator[Mutant]:
+    """All faults of a module that might matter."""
+    source = module.read_text(encoding="utf-8")
+    nodes = list(ast_nodes(get_ast(source)))
+    for name in filter(OPERATORS.match, sorted(operator_names())):
+        places = [node for node in nodes for _ in get_operator(name)().mutation_positions(node)]
+        for occurrence, node in enumerate(places):
+            if _matters(node):
+                yield Mutant(module, name, occurrence)
+
+
+def sample(modules: list[Path], count: int, seed: int) -> list[Mutant]:
+    """So many of all faults that are Python, every one as likely as any other; the same for the same seed."""
+    every = [mutant for module in modules for mutant in mutants(module)]
+    random.Random(seed).shuffle(every)
+    return sorted(islice((mutant for mutant in every if _compiles(mutant.code())), count))
+
+
+def _matters(node: Any) -> bool:
+    """Not in a message, an annotation, a signature's bare star, zip's `strict`, or a decorator that only saves time."""
+    if node.type == "operator" and node.parent.type in ("parameters", "lambdef", "dictorsetmaker"):
+        return False
+    child = None
+    while node is not None:
+        if node.type in ("fstring", "raise_stmt") or (node.type == "decorator" and SPEED.search(node.get_code())):
+            return False
+        if child is not None and child is _annotation(node):
+            return False
+        if node.type == "argument" and node.get_code().startswith(("strict=", " strict=")):
+            return False
+        child, node = node, node.parent
+    return True
+
+
+def _annotation(node: Any) -> Any:
+    """What a node says of a type, if it does."""
+    if node.type == "funcdef":
+        return node.annotation
+    return node.children[{"annassign": 1, "tfpdef": 2}[node.type]] if node.type in ("annassign", "tfpdef") else None
+
+
+def _compiles(code: str) -> bool:
+    try:
+        compile(code, "mutant", "exec")
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def judge(mutant: Mutant, copy: Path, stop: Event) -> dict[str, Any]:
+    """Try a fault in a copy of the repository, and say by which tests it was noticed, if by any."""
+    start, place = time.monotonic(), copy / mutant.module.relative_to(ROOT)
+    source = place.read_text(encoding="utf-8")
+    place.write_text(mutant.code(), encoding="utf-8")
+    try:
+        trials = ((tests, half) for tests in stages(mutant.module, ROOT) for half in HALVES[::-1])
+        noticed = next((said for tests, half in trials if (said := _run(tests, half, copy, stop))), "")
+    finally:
+        place.write_text(source, encoding="utf-8")
+    return {"noticed": noticed, "seconds": round(time.monotonic() - start, 1)}
+
+
+def _run(tests: list[Path], half: dict[str, str], copy: Path, stop: Event) -> str:
+    """The first test that fails, or what else went wrong; nothing where all pass."""
+    if not tests:
+        return ""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
+    command += [str(test.relative_to(ROOT)) for test in tests]
+    # Without stored bytecode: a file that changes within a second and keeps its size would be taken for the old one.
+    environment = os.environ | KEPT | half | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy)}
+    process = subprocess.Popen(
+        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        for _ in range(LIMIT):
+            with suppress(subprocess.TimeoutExpired):
+                said = process.communicate(timeout=1)[0].decode(errors="replace")
+                failed = re.search("^(FAILED|ERROR) (.*)", said, re.MULTILINE)
+                # 5: of these tests none is for this half.
+                return "" if process.returncode in (0, 5) else failed[2] if failed else said[-300:] or "it crashed"
+            if stop.is_set():
+                raise KeyboardInterrupt
+        return f"no end after {LIMIT} s"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run_all(wanted: list[Mutant], known: dict[str, Any], kept: Path, state: str) -> None:
+    """Judge what is not known yet, one a core; each judgement is kept at once."""
+    stop, copies = Event(), queue.SimpleQueue()
+    for worker in range(cores()):
+        copies.put(_copy(PLACE / f"copy-{worker}"))
+
+    def one(mutant: Mutant) -> None:
+        copy = copies.get()
+        try:
+            verdict = judge(mutant, copy, stop)
+        finally:
+            copies.put(copy)
+        known[_key(mutant)] = verdict
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": _key(mutant), "state": state} | verdict) + "\n")
+        outcome = "noticed" if verdict["noticed"] else "SURVIVES"
+        print(f"{outcome:<8}  {verdict['seconds']:6.1f} s  {_say(mutant)}", flush=True)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            list(pool.map(one, [mutant for mutant in wanted if _key(mutant) not in known]))
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _copy(place: Path) -> Path:
+    shutil.rmtree(place, ignore_errors=True)
+    left = shutil.ignore_patterns(".*", "_build", "__pycache__", "*.egg-info")
+    return Path(shutil.copytree(ROOT, place, ignore=left))
+
+
+@cache
+def _key(mutant: Mutant) -> str:
+    return hashlib.sha256(f"{mutant.module.relative_to(ROOT)}\0{mutant.code()}".encode()).hexdigest()
+
+
+def _state() -> str:
+    """A hash of the library and its tests: what nobody noticed, a new test may."""
+    files = sorted(path for folder in ("lib", "tests") for path in (ROOT / folder).rglob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _known(kept: Path, state: str) -> dict[str, Any]:
+    """Judgements of earlier calls that still hold."""
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+    verdicts = (json.loads(line) for line in lines)
+    return {verdict["key"]: verdict for verdict in verdicts if verdict["noticed"] or verdict["state"] == state}
+
+
+def _say(mutant: Mutant) -> str:
+    """Where a fault is, and its line as it was and as it is."""
+    name, _, place, *lines = mutant.difference(context=0).splitlines()
+    return "  ".join([f"{name[4:]}:{place.split()[1][1:]}", *(line.replace("    ", "") for line in lines)])
+
+
+def report(wanted: list[Mutant], known: dict[str, Any]) -> str:
+    """What survived, as differences, and how many of each module's faults were noticed."""
+    survived = [mutant for mutant in wanted if not known[_key(mutant)]["noticed"]]
+    lines = [f"{mutant.difference()}\n" for mutant in survived]
+    for module in dict.fromkeys(mutant.module for mutant in wanted):
+        of = [mutant for mutant in wanted if mutant.module == module]
+        noticed = sum(bool(known[_key(mutant)]["noticed"]) for mutant in of)
+        lines.append(f"{noticed:>4} of {len(of):<4} {module.relative_to(ROOT).as_posix()}")
+    seconds = sum(known[_key(mutant)]["seconds"] for mutant in wanted) / len(wanted)
+    noticed = len(wanted) - len(survived)
+    return "\n".join([*lines, f"{noticed} of {len(wanted)} noticed, {noticed / len(wanted):.1%}; {seconds:.1f} s each"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as lib/span.py; default: all")
+    parser.add_argument("--count", type=int, default=300, metavar="N", help="how many faults are tried")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="which: another number, another sample")
+    wanted = parser.parse_args()
+    modules = [(ROOT / module).resolve() for module in wanted.modules] or sorted((ROOT / "lib").rglob("*.py"))
+    chosen = sample(modules, wanted.count, wanted.seed)
+    print(f"{len(chosen)} faults in {len({mutant.module for mutant in chosen})} modules", flush=True)
+    state, kept = _state(), PLACE / "judgements.jsonl"
+    PLACE.mkdir(parents=True, exist_ok=True)
+    known = _known(kept, state)
+    if not all(_key(mutant) in known for mutant in chosen):
+        tests = list(dict.fromkeys(t for m in {m.module for m in chosen} for stage in stages(m, ROOT) for t in stage))
+        for half in HALVES:
+            if said := _run(sorted(tests), half, _copy(PLACE / "copy-0"), Event()):
+                raise SystemExit(f"the tests must pass on the code as it is: {said}")
+    run_all(chosen, known, kept, state)
+    print(report(chosen, known))
+
+
+if __name__ == "__main__":
+    main()
