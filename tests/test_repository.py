@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *("data", "duals", "smooth_duals", "quadrature", "checks", "kernels", "tiles", "activations"),
     *("layers", "convolution", "pooling", "normalization", "residual", "architectures", "blocks"),
-    *("apply_fn", "linearize", "jacobian", "coupling", "backprop", "layerwise", "paths", "empirical", "readout", "solve"),
+    *("apply_fn", "linearize", "jacobian", "coupling", "backprop", "layerwise", "paths", "empirical"),
+    *("readout", "solve"),
     *("filters", "momentum", "compose", "spectrum", "dynamics"),
     *("programs", "evolution", "optimizers", "linearity", "gp", "likelihood", "same", "training", "span"),
     *("provenance", "scales", "records", "paper", "plotting", "slider"),
@@ -114,6 +115,16 @@ def test_public_names_are_documented(path):
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{name(path)}: {node.name} has no docstring"
+
+
+def test_no_test_looks_at_a_clock():
+    """What is slow on one machine is right on all: cost is the benchmarks' business."""
+    clock = re.compile(
+        r"\b(monotonic|perf_counter|process_time|thread_time|time\.time)\(|\b(time" + "it|elap" + r"sed)\b"
+    )
+    for path in sources("tests"):
+        found = clock.search(path.read_text(encoding="utf-8"))
+        assert not found, f"{name(path)}: {found.group()}"
 
 
 def test_sources_named_in_the_library_are_in_the_bibliography():
