@@ -65,7 +65,7 @@ def check_steps(steps: Any) -> Array:
     if known((count < 0).any()):
         raise ValueError(f"`steps` must be 0 or more, got {int(count.min())}")
     kept = jnp.asarray(count)
-    if isinstance(count, np.ndarray) and (np.asarray(kept) != count).any():
+    if isinstance(count, np.ndarray) and (count.astype(kept.dtype) != count).any():
         raise ValueError(f"`steps` must fit into {kept.dtype}, got {int(count.max())}; switch JAX's 64-bit mode on")
     return kept
 

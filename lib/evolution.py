@@ -3,6 +3,7 @@
 No parameters are in sight: a step costs N²K for a kernel Θ ⊗ I_K and N²K² for a full one, however wide the network.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from lib.programs import compiled_for
 
 Loss = Callable[[Array, Array], Array]
 MAX_STEPS = 10**6
+# Without its own `jit`, which would keep every field that it has seen alive, and with it the loss.
+_diffeqsolve = inspect.unwrap(diffrax.diffeqsolve)
 
 
 def evolve(
@@ -23,7 +26,7 @@ def evolve(
     theta_xx: Float[Array, "n n *kk"],
     y: Float[Array, "n k"],
     f0_x: Float[Array, "n k"],
-    steps: ArrayLike,
+    steps: ArrayLike | list,
     learning_rate: ArrayLike = 1.0,
     momentum: ArrayLike | None = None,
     solver: Any = None,
@@ -121,7 +124,8 @@ def _positive(name: str, value: Any) -> Any:
 def multiplication(theta_xx: Float[Array, "n n *kk"]) -> Callable[[Array], Array]:
     """a ↦ Θ(X, X) a for a (N, K), with Θ laid out as a matrix once."""
     matrix = as_matrix(theta_xx)
-    return lambda a: jnp.matmul(matrix, a.reshape(len(matrix), -1), precision="highest").reshape(a.shape)
+    columns = lambda a: a if len(matrix) == len(a) else a.reshape(-1, 1)
+    return lambda a: jnp.matmul(matrix, columns(a), precision="highest").reshape(a.shape)
 
 
 @jax.default_matmul_precision("highest")  # of Diffrax too, which goes from its own steps to ours by a product
@@ -139,7 +143,7 @@ def _integrate(loss, theta_xx, y, f0_x, times, friction, tolerance, solver):
     until = jnp.where(sound, times, 0.0).ravel()
     order = jnp.argsort(until)
     start = (jnp.zeros_like(f0_x),) * (1 if friction is None else 2)
-    solution = diffrax.diffeqsolve(
+    solution = _diffeqsolve(
         diffrax.ODETerm(field),
         solver or diffrax.Dopri5(),
         t0=0.0,

@@ -22,7 +22,7 @@ def descend(
     theta_xx: Float[Array, "n n *kk"],
     y: Float[Array, "n k"],
     f0_x: Float[Array, "n k"],
-    steps: ArrayLike,
+    steps: ArrayLike | list,
     optimizer: optax.GradientTransformation,
 ) -> Float[Array, "*t n k"]:
     """Trains the linear model step by step under any loss L, exactly as the optimiser would train its weights.
@@ -61,17 +61,18 @@ def descend(
     """
     theta_xx, y, f0_x = check_problem(loss, theta_xx, y, f0_x)
     check_optimizer(optimizer)
-    steps = check_steps(steps)
     try:
-        visited, places = np.unique(np.asarray(steps), return_inverse=True)
+        with jax.ensure_compile_time_eval():
+            count = np.asarray(check_steps(steps))
     except jax.errors.TracerArrayConversionError as error:
         raise TypeError(
             f"`steps` must be known before compilation, got {steps}; inside `jit` make it a NumPy array, not one of JAX"
         ) from error
+    visited, places = np.unique(count, return_inverse=True)
     slots = np.full(visited.max(initial=0) + 1, len(visited))  # step → its place in `visited`, or one after the last
     slots[visited] = np.arange(len(visited))
     run = compiled_for(_descend, (loss, optimizer.init, optimizer.update), static=("places",))
-    return run(theta_xx, y, f0_x, slots, places=len(visited))[places.reshape(steps.shape)]
+    return run(theta_xx, y, f0_x, slots, places=len(visited))[places.reshape(count.shape)]
 
 
 def _descend(loss, init, update, theta_xx, y, f0_x, slots: Int[Array, " steps"], places: int) -> Float[Array, "t n k"]:

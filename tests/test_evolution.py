@@ -160,9 +160,9 @@ def test_errors_name_the_argument():
             evolve(half_square, theta, y, f0_x, 1.0, bad)
     with pytest.raises(TypeError, match="`learning_rate` must be a real number"):
         evolve(half_square, theta, y, f0_x, 1.0, np.array([0.1, 0.2]))
-    with pytest.raises(ValueError, match="`momentum` must be a number of at least 0, got -0.5"):
+    with pytest.raises(ValueError, match="`momentum` must be a number of at least 0"):
         evolve(half_square, theta, y, f0_x, 1.0, 0.1, -0.5)
-    with pytest.raises(ValueError, match="`momentum` must be at most 1, got 1.5"):
+    with pytest.raises(ValueError, match="`momentum` must be at most 1"):
         evolve(half_square, theta, y, f0_x, 1.0, 0.1, 1.5)
     with pytest.raises(ValueError, match="`tolerance` must be above 0, got 0"):
         evolve(half_square, theta, y, f0_x, 1.0, tolerance=0.0)

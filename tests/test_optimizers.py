@@ -161,7 +161,7 @@ def test_what_is_linear_is_so_at_every_rate():
     rates = {
         "momentum": lambda eta: optax.sgd(eta, momentum=eta),
         "injected": lambda eta: optax.inject_hyperparams(optax.sgd)(learning_rate=eta, momentum=0.9),
-        "schedule": lambda eta: optax.sgd(lambda count: jnp.where(count < 30 * eta, eta, 0.5 * eta), nesterov=True),
+        "schedule": lambda eta: optax.sgd(lambda count: jnp.where(count < 35 * eta, eta, 0.5 * eta), nesterov=True),
     }
     for make in rates.values():
         run = lambda eta, make=make: descend(half_square, theta, y, f0_x, 5, make(eta))
