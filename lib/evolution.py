@@ -58,8 +58,8 @@ def evolve(
         the `steps` that the solver did not reach, and for those that are below 0 or not finite.
 
     Raises:
-        ValueError: when shapes do not fit, the loss is not one number, a step is below 0 or not finite, or
-            `learning_rate`, `momentum` or `tolerance` is out of range.
+        ValueError: when shapes do not fit, Θ is not symmetric, the loss is not one number, a step is below 0 or not
+            finite, or `learning_rate`, `momentum` or `tolerance` is out of range.
         TypeError: when an argument is not of its kind: `loss` no function, `learning_rate` no number.
         RuntimeError: when a million steps of the solver do not suffice.
 

@@ -47,8 +47,8 @@ def descend(
         weights' `weight_change`(net, params0, x, a).
 
     Raises:
-        ValueError: when shapes do not fit, the loss is not one number, a step is below 0, or the optimiser is not
-            linear.
+        ValueError: when shapes do not fit, Θ is not symmetric, the loss is not one number, a step is below 0, or the
+            optimiser is not linear.
         TypeError: when `steps` is not of an integer type or traced, or `optimizer` not an Optax optimiser.
 
     Example:

@@ -1,9 +1,11 @@
 """Kernels in blocks are kernels; they keep to their memory, and to the devices they are given."""
 
+import gc
 import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -11,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tolerance
+from jax.sharding import Mesh
 from networks import waves
 from oracles import images
 
 from lib.activations import relu
 from lib.architectures import convolutional, fully_connected
-from lib.blocks import _corners, _largest_edge, block_bytes, kernel_in_blocks
+from lib.blocks import _corners, _largest_edge, block_bytes, kernel_in_blocks, on_devices
 from lib.layers import Flatten
 
 DENSE = fully_connected(8, 2, 1, relu, 1.4, 0.1)
@@ -32,6 +35,54 @@ def test_blocks_of_a_kernel_are_the_kernel():
         for one, other in zip(blocks, whole, strict=True):
             np.testing.assert_allclose(one, other, **tolerance(x1))
             assert one.dtype == x1.dtype
+
+
+def test_the_kernel_stays_on_the_host():
+    """In NumPy arrays, filled in place; nothing of it, and none of the inputs' copies, is left on a device."""
+    x = np.asarray(waves(11, 3, 0.0))
+    memory = block_bytes(DENSE, x, x, 4)
+    kernel_in_blocks(DENSE, x, memory=memory)
+    gc.collect()
+    before = len(jax.live_arrays())
+    kernel = kernel_in_blocks(DENSE, x, memory=memory)
+    gc.collect()
+    assert all(type(array) is np.ndarray for array in kernel) and len(jax.live_arrays()) == before
+
+
+def test_no_examples_make_an_empty_kernel():
+    x = waves(5, 3, 0.0)
+    for kernel, shape in (
+        (kernel_in_blocks(DENSE, x[:0], x), (0, 5)),
+        (kernel_in_blocks(DENSE, x, x[:0]), (5, 0)),
+        (kernel_in_blocks(DENSE, x[:0]), (0, 0)),
+    ):
+        assert kernel.nngp.shape == kernel.ntk.shape == shape and kernel.ntk.dtype == x.dtype
+
+
+def test_a_block_is_under_way_before_the_last_one_is_taken():
+    started = [threading.Event() for _ in range(4)]
+
+    def note(i):
+        started[int(i)].set()
+        return np.float32(i)
+
+    block = lambda inputs, i, j: jax.pure_callback(note, jax.ShapeDtypeStruct((), np.float32), i) + 0 * inputs.sum()
+    mesh = Mesh(np.asarray(jax.devices()[:1]), ("blocks",))
+    results = on_devices(block, jnp.ones(3), [(i, 0) for i in range(4)], mesh)
+    for (i, _), value in results:
+        assert float(value) == i
+        assert i == 3 or started[i + 1].wait(timeout=60)
+
+
+def test_inputs_are_put_on_devices_once():
+    """Two arguments that are one array are one there, and no block brings them along again."""
+    x = np.ones((3, 2), np.float32)
+    mesh = Mesh(np.asarray(jax.devices()[:1]), ("blocks",))
+    block = lambda inputs, i, j: inputs[0].sum() + inputs[1].sum()
+    results = on_devices(block, (x, x), [(0, 0), (1, 0), (2, 0)], mesh)
+    next(results)
+    assert sum(array.shape == x.shape for array in jax.live_arrays()) == 1
+    assert [float(value) for _, value in results] == [12, 12]
 
 
 def test_the_diagonal_stays_exact():

@@ -146,6 +146,8 @@ def test_errors_name_the_argument():
         evolve(optax.softmax_cross_entropy, theta, y, f0_x, 1.0)
     with pytest.raises(ValueError, match=r"`theta_xx` must have shape \(4, 4\) or \(4, 4, 2, 2\)"):
         evolve(half_square, theta[:3], y, f0_x, 1.0)
+    with pytest.raises(ValueError, match="`theta_xx` must be symmetric"):
+        evolve(half_square, theta.at[0, 1].add(1.0), y, f0_x, 1.0)
     with pytest.raises(ValueError, match=r"`y` must have shape \(N, K\)"):
         evolve(half_square, theta, y[:, 0], f0_x, 1.0)
     with pytest.raises(ValueError, match="`f0_x` must have the shape of `y`"):

@@ -7,7 +7,7 @@ import pytest
 from conftest import tolerance
 from scipy.stats import multivariate_normal
 
-from lib import log_marginal_likelihood, posterior, sample
+from lib import Kernel, log_marginal_likelihood, posterior, sample
 
 
 def gram(n=5, noise=0.0):
@@ -36,6 +36,23 @@ def test_likelihood_has_a_slope_in_the_noise(x64):
     y = jnp.cos(jnp.arange(5.0))[:, None]
     f = lambda noise: log_marginal_likelihood(gram(), y, noise)
     assert float(jax.grad(f)(0.2)) == pytest.approx(float(f(0.2 + 1e-5) - f(0.2 - 1e-5)) / 2e-5, rel=1e-6)
+
+
+def test_the_noise_decides_no_dtype():
+    """Single precision stays, whatever sort of number the noise is: the density of the same targets."""
+    k, y = gram().astype(jnp.float32), jnp.cos(jnp.arange(5.0, dtype=jnp.float32))[:, None]
+    expected = multivariate_normal(cov=np.asarray(k, float) + 0.3 * np.eye(5)).logpdf(np.asarray(y[:, 0], float))
+    for noise in (0.3, np.float64(0.3), np.asarray(0.3), jnp.asarray(0.3)):
+        value = log_marginal_likelihood(k, y, noise)
+        assert value.dtype == jnp.float32 == jax.jit(log_marginal_likelihood)(k, y, noise).dtype
+        assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+def test_nothing_is_certain_of_no_targets():
+    """An empty product, and one draw of no numbers."""
+    none = jnp.zeros((0, 0))
+    assert float(log_marginal_likelihood(none, jnp.zeros((0, 2)), 0.1)) == 0
+    assert sample(jax.random.key(0), jnp.zeros((0, 2)), none, (3,)).shape == (3, 0, 2)
 
 
 def test_draws_have_the_mean_and_covariance_asked_for():
@@ -71,3 +88,17 @@ def test_errors_name_the_argument():
         log_marginal_likelihood(gram(4), y)
     with pytest.raises(ValueError, match="`cov` must have shape"):
         sample(jax.random.key(0), y, gram(4))
+    with pytest.raises(TypeError, match="`k_xx` must be an array, got a Kernel"):
+        log_marginal_likelihood(Kernel(gram(), gram()), y)
+    with pytest.raises(TypeError, match="`k_xx` must hold floating-point numbers, got int"):
+        log_marginal_likelihood(jnp.eye(5, dtype=int), y)
+    with pytest.raises(ValueError, match="`k_xx` must be symmetric"):
+        log_marginal_likelihood(gram().at[0, 1].add(1.0), y)
+    with pytest.raises(ValueError, match="`noise_variance` must be a number of at least 0"):
+        log_marginal_likelihood(gram(), y, -0.1)
+    with pytest.raises(TypeError, match="`noise_variance` must be a real number"):
+        log_marginal_likelihood(gram(), y, jnp.ones(5))
+    with pytest.raises(TypeError, match="`mean` must hold floating-point numbers, got int"):
+        sample(jax.random.key(0), jnp.ones((5, 1), int), gram())
+    with pytest.raises(ValueError, match="`cov` must be symmetric"):
+        sample(jax.random.key(0), jnp.zeros((2, 5, 1)), jnp.stack([gram(), gram().at[0, 1].add(1.0)]))

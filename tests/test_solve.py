@@ -41,6 +41,22 @@ def test_batch_statistics_are_differentiated_too(x64):
     np.testing.assert_allclose(solution.a.ravel(), expected, rtol=1e-8)
 
 
+def test_nothing_to_reach_takes_nothing():
+    net, params, x = small_network()
+    for rows in (x, x[:0]):
+        solution = ntk_solve(net, params, rows, jnp.zeros((len(rows), 2)))
+        assert solution.a.shape == (len(rows), 2) and not solution.a.any() and float(solution.residual) == 0
+
+
+def test_the_solution_has_the_dtype_of_the_outputs(x64):
+    """Whatever that of v; and a ridge is not rounded to an integer."""
+    linear = lambda params, x: x @ params
+    x = jnp.eye(2, dtype=jnp.float32)
+    solution = ntk_solve(linear, jnp.zeros((2, 1), jnp.float32), x, jnp.ones((2, 1)), ridge=0.5)
+    assert solution.a.dtype == jnp.float32
+    np.testing.assert_allclose(solution.a, 1 / 1.5, rtol=1e-6)
+
+
 def test_too_few_steps_show_in_the_residual():
     net, params, x = small_network()
     v = waves(5, 2, 0.4)
@@ -54,3 +70,13 @@ def test_errors_name_the_argument():
         ntk_solve(net, params, x, jnp.ones((5, 1)))
     with pytest.raises(TypeError, match="`ridge` must be a real number"):
         ntk_solve(net, params, x, jnp.ones((5, 2)), ridge="small")
+    with pytest.raises(ValueError, match="`ridge` must be a number of at least 0"):
+        ntk_solve(net, params, x, jnp.ones((5, 2)), ridge=-0.1)
+    with pytest.raises(ValueError, match="`tolerance` must be a number of at least 0"):
+        ntk_solve(net, params, x, jnp.ones((5, 2)), tolerance=-1e-5)
+    with pytest.raises(TypeError, match="`steps` must be an integer of at least 1"):
+        ntk_solve(net, params, x, jnp.ones((5, 2)), steps=1.5)
+    with pytest.raises(TypeError, match="`v` must hold floating-point numbers, got int"):
+        ntk_solve(net, params, x, jnp.ones((5, 2), int))
+    with pytest.raises(TypeError, match="`v` must be an array of numbers, got str"):
+        ntk_solve(net, params, x, "v")

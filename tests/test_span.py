@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lib import fully_connected, in_span, relu
+from lib import Dense, Flatten, Sequential, fully_connected, in_span, relu
 
 
 def images(n, phase):
@@ -28,6 +28,21 @@ def test_infinite_kernels_are_kept(x64):
     np.testing.assert_allclose(after.ntk, before.ntk, rtol=1e-10)
 
 
+def test_kernels_of_standard_weights_are_kept_with_the_variance_of_their_first_layer(x64):
+    """Gradients of standard weights are x, not x/√n: scaled columns would shrink a part of Θ, and that part alone."""
+    x, xt = images(5, 0.0), images(3, 1.0)
+    z, zt = in_span(x, xt, parameterization="standard")
+    np.testing.assert_allclose(z @ z.T, x.reshape(5, -1) @ x.reshape(5, -1).T, atol=1e-10)
+    dense = lambda features, W_std: Dense(features, W_std, 0.1, "standard")
+    net = lambda first: Sequential((Flatten(), dense(16, first), relu, dense(1, 1.4)))
+    before = net(1.4).kernel(jnp.asarray(xt), jnp.asarray(x))
+    after = net(1.4 * (8 / 48) ** 0.5).kernel(jnp.asarray(zt), jnp.asarray(z))
+    np.testing.assert_allclose(after.nngp, before.nngp, rtol=1e-10)
+    np.testing.assert_allclose(after.ntk, before.ntk, rtol=1e-10)
+    shrunk = net(1.4).kernel(*map(jnp.asarray, in_span(xt, x)))
+    assert float(abs(shrunk.ntk / before.ntk - 1).max()) > 0.1  # the error that "standard" is there to prevent
+
+
 def test_more_examples_than_dimensions_keep_the_dimension():
     (z,) = in_span(np.eye(3)[[0, 1, 2, 0, 1]])
     assert z.shape == (5, 3)
@@ -40,3 +55,5 @@ def test_dtype_follows():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="`inputs` must agree in all but their first axis"):
         in_span(np.ones((2, 3)), np.ones((2, 4)))
+    with pytest.raises(ValueError, match='`parameterization` must be "ntk" or "standard"'):
+        in_span(np.ones((2, 3)), parameterization="mup")
