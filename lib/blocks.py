@@ -15,9 +15,12 @@ from lib.checks import check_size
 from lib.kernels import Kernel
 from lib.layers import Sequential
 
+# Inputs on the host go to each device from there.
+Batch = Array | np.ndarray
+
 
 def kernel_in_blocks(
-    net: Sequential, x1: Array, x2: Array | None = None, memory: int = 2**30, mesh: Mesh | None = None
+    net: Sequential, x1: Batch, x2: Batch | None = None, memory: int = 2**30, mesh: Mesh | None = None
 ) -> Kernel:
     """`net.kernel(x1, x2)` block by block, for inputs whose pairs do not fit into memory at once.
 
@@ -44,8 +47,9 @@ def kernel_in_blocks(
     Example:
         >>> from lib import fully_connected, relu
         >>> net = fully_connected(64, depth=1, outputs=1, activation=relu, W_std=1.5, b_std=0.1)
-        >>> k = kernel_in_blocks(net, np.eye(6), memory=4000)
-        >>> bool(abs(k.ntk - net.kernel(np.eye(6)).ntk).max() < 1e-5)
+        >>> x = jax.numpy.eye(6)
+        >>> k = kernel_in_blocks(net, x, memory=4000)
+        >>> bool(abs(k.ntk - net.kernel(x).ntk).max() < 1e-5)
         True
 
     Source: Lee et al. 2019, eqs S26 and S29.
@@ -120,7 +124,7 @@ def _corners(n1: int, n2: int, edge: int, symmetric: bool) -> list[tuple[int, in
     return [(i, j) for i in rows for j in columns if i <= j or not symmetric]
 
 
-def _largest_edge(net: Any, x1: Array, x2: Array, memory: int) -> int:
+def _largest_edge(net: Any, x1: Batch, x2: Batch, memory: int) -> int:
     """Rows of the largest square block that fits, to a fifth or so, from what the compiler says larger ones take."""
     results = (
         2 * jax.eval_shape(net.kernel, _rows(x1, 1), _rows(x2, 1)).nngp.dtype.itemsize
@@ -134,12 +138,12 @@ def _largest_edge(net: Any, x1: Array, x2: Array, memory: int) -> int:
     return edge
 
 
-def block_bytes(net: Any, x1: Array, x2: Array, edge: int) -> int:
+def block_bytes(net: Any, x1: Batch, x2: Batch, edge: int) -> int:
     """What compiled kernels of two batches of `edge` inputs take: the inputs, and all else for those under way."""
     stats: Any = jax.jit(net.kernel).lower(_rows(x1, edge), _rows(x2, edge)).compile().memory_analysis()
     # One is computed while another waits for it to end, or is copied, and the last one is written into the whole.
     return stats.argument_size_in_bytes + 3 * stats.output_size_in_bytes + 2 * stats.temp_size_in_bytes
 
 
-def _rows(x: Array, rows: int) -> jax.ShapeDtypeStruct:
+def _rows(x: Batch, rows: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
