@@ -97,7 +97,7 @@ def check_symmetric(name: str, matrix: Array) -> Array:
 
 @jax.jit
 def _asymmetry(matrix: Array, tolerance: ArrayLike) -> tuple[Array, Array]:
-    difference, size = abs(matrix - matrix.T).max(initial=0.0), abs(matrix).max(initial=0.0)
+    difference, size = abs(matrix - matrix.mT).max(initial=0.0), abs(matrix).max(initial=0.0)
     return difference > tolerance * size, difference / jnp.where(size > 0, size, 1.0)
 
 
@@ -150,7 +150,9 @@ def check_examples(name: str, x: PyTree) -> int:
     counts = {np.shape(leaf)[:1] if not hasattr(leaf, "shape") else leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if len(counts) != 1 or () in counts:
         shapes = jax.tree.map(np.shape, x)
-        raise ValueError(f"`{name}` must hold arrays with examples along their first axis, as many in each, got {shapes}")
+        raise ValueError(
+            f"`{name}` must hold arrays with examples along their first axis, as many in each, got {shapes}"
+        )
     return counts.pop()[0]
 
 

@@ -11,14 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.checks import as_array, check_floating, check_loss, check_scalar, check_targets, known
+from lib.checks import as_array, check_floating, check_loss, check_scalar, check_symmetric, check_targets, known
 from lib.dynamics import as_matrix
 from lib.programs import compiled_for
 
 Loss = Callable[[Array, Array], Array]
 MAX_STEPS = 10**6
-# Without its own `jit`, which would keep every field that it has seen alive, and with it the loss.
-_diffeqsolve = inspect.unwrap(diffrax.diffeqsolve)
 
 
 def evolve(
@@ -96,7 +94,7 @@ def evolve(
 
 
 def check_problem(loss: Loss, theta_xx: Any, y: Any, f0_x: Any) -> tuple[Array, Array, Array]:
-    """Θ and f₀ of one dtype, and the targets, or an error that names the argument."""
+    """Θ as a matrix and f₀ of one dtype, and the targets, or an error that names the argument."""
     y = check_targets(y, f0_x)
     theta_xx, f0_x = (
         check_floating(name, as_array(name, value)) for name, value in (("theta_xx", theta_xx), ("f0_x", f0_x))
@@ -106,7 +104,7 @@ def check_problem(loss: Loss, theta_xx: Any, y: Any, f0_x: Any) -> tuple[Array, 
         raise ValueError(f"`theta_xx` must have shape {(n, n)} or {(n, n, k, k)}, got {theta_xx.shape}; is it Θ(x, X)?")
     check_loss(loss, f0_x, y)
     dtype = jnp.result_type(theta_xx, f0_x)
-    return theta_xx.astype(dtype), y, f0_x.astype(dtype)
+    return check_symmetric("theta_xx", as_matrix(theta_xx)).astype(dtype), y, f0_x.astype(dtype)
 
 
 def _sound(times: Array) -> Array:
@@ -121,9 +119,8 @@ def _positive(name: str, value: Any) -> Any:
     return value
 
 
-def multiplication(theta_xx: Float[Array, "n n *kk"]) -> Callable[[Array], Array]:
-    """a ↦ Θ(X, X) a for a (N, K), with Θ laid out as a matrix once."""
-    matrix = as_matrix(theta_xx)
+def multiplication(matrix: Float[Array, "n n"]) -> Callable[[Array], Array]:
+    """a ↦ Θ(X, X) a for a (N, K), with Θ laid out as a matrix."""
     columns = lambda a: a if len(matrix) == len(a) else a.reshape(-1, 1)
     return lambda a: jnp.matmul(matrix, columns(a), precision="highest").reshape(a.shape)
 
@@ -143,7 +140,8 @@ def _integrate(loss, theta_xx, y, f0_x, times, friction, tolerance, solver):
     until = jnp.where(sound, times, 0.0).ravel()
     order = jnp.argsort(until)
     start = (jnp.zeros_like(f0_x),) * (1 if friction is None else 2)
-    solution = _diffeqsolve(
+    # Without the solver's own `jit`, which would keep every field that it has seen alive, and with it the loss.
+    solution = inspect.unwrap(diffrax.diffeqsolve)(
         diffrax.ODETerm(field),
         solver or diffrax.Dopri5(),
         t0=0.0,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.checks import as_array, check_floating, check_scalar, check_targets
+from lib.checks import as_array, check_floating, check_scalar, check_symmetric, check_targets
 
 
 def log_marginal_likelihood(
@@ -25,7 +25,7 @@ def log_marginal_likelihood(
         targets it is 0.
 
     Raises:
-        ValueError: when shapes do not fit, or `noise_variance` is below 0.
+        ValueError: when shapes do not fit, `k_xx` is not symmetric, or `noise_variance` is below 0.
         TypeError: when `k_xx` does not hold floating-point numbers, or `noise_variance` is no number.
 
     Example:
@@ -39,6 +39,7 @@ def log_marginal_likelihood(
     k_xx = check_floating("k_xx", as_array("k_xx", k_xx))
     if k_xx.shape != (n, n):
         raise ValueError(f"`k_xx` must have shape {(n, n)} for N = {n} targets, got {k_xx.shape}")
+    k_xx = check_symmetric("k_xx", k_xx)
     noise_variance = jnp.asarray(check_scalar("noise_variance", noise_variance, least=0), k_xx.dtype)
     factor = jnp.linalg.cholesky(k_xx + noise_variance * jnp.eye(n, dtype=k_xx.dtype))
     whitened = solve_triangular(factor, y, lower=True)
@@ -63,7 +64,7 @@ def sample(
         Draws (*shape, ..., M, K). Different times' draws are independent.
 
     Raises:
-        ValueError: when `mean` and `cov` do not fit.
+        ValueError: when `mean` and `cov` do not fit, or `cov` is not symmetric.
         TypeError: when one of them does not hold floating-point numbers.
 
     Example:
@@ -77,7 +78,7 @@ def sample(
         raise ValueError(
             f"`cov` must have shape (..., M, M) for `mean` of shape (..., M, K), got {cov.shape} and {mean.shape}"
         )
-    eigenvalues, v = jnp.linalg.eigh(cov)
+    eigenvalues, v = jnp.linalg.eigh(check_symmetric("cov", cov))
     root = v * jnp.sqrt(jnp.maximum(eigenvalues, 0.0))[..., None, :]
     z = jax.random.normal(key, (*shape, *mean.shape), mean.dtype)
     return mean + jnp.matmul(root, z, precision="highest")
