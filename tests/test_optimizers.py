@@ -120,6 +120,17 @@ def test_an_optimiser_that_is_one_percent_from_linear_is_refused(bend):
         descend(half_square, theta, y, f0_x, 3, nearly)
 
 
+def test_single_precision_stays_near_double_over_many_steps(x64):
+    """Ten thousand small steps, by a schedule too: what is rounded at each does not add up, nor is a step left out."""
+    theta, _, y, f0_x = random_problem(6, 2, full=True)
+    single = [part.astype(jnp.float32) for part in (theta, y, f0_x)]
+    for optimizer in (optax.sgd(2e-3, momentum=0.9), optax.sgd(optax.cosine_decay_schedule(1e-2, 10**4))):
+        a, exact = (descend(half_square, *given, 10**4, optimizer) for given in (single, (theta, y, f0_x)))
+        assert a.dtype == jnp.float32
+        np.testing.assert_allclose(kernel_product(theta, a), kernel_product(theta, exact), atol=1e-4)
+        assert float(abs(kernel_product(theta, exact)).max()) > 1  # it did train
+
+
 def test_a_learning_rate_may_be_mapped_over():
     theta, _, y, f0_x = random_problem(4, 2, full=False)
     rates = jnp.array([0.1, 0.2])

@@ -100,6 +100,20 @@ def test_the_linearisation_sees_the_same_minibatches():
     assert float(abs(run.params - other.params).max()) > 1e-3
 
 
+def test_single_precision_stays_near_double_over_many_steps(x64):
+    """Ten thousand small steps on minibatches, whose order is the same in both precisions."""
+    net, params, x, y = problem()
+    to = lambda dtype: [jax.tree.map(lambda leaf: leaf.astype(dtype), part) for part in (params, x, y)]
+    outputs = []
+    for dtype in (jnp.float32, jnp.float64):
+        start, inputs, targets = to(dtype)
+        run = train(net, start, half_square, optax.sgd(1e-3, 0.9), inputs, targets, 10**4, 2, jax.random.key(0))
+        assert {leaf.dtype for leaf in jax.tree.leaves(run.params)} == {jnp.dtype(dtype)}
+        outputs.append(net(run.params, inputs))
+    np.testing.assert_allclose(*outputs, atol=1e-4)
+    assert half_square(outputs[1], y) < 0.1 * half_square(net(params, x), y)
+
+
 def test_an_ensemble_is_a_vmap():
     net, params, x, y = problem()
     many = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p, -p]), params)
