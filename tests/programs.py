@@ -4,7 +4,9 @@ import jax
 
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **of: COMPILED.append(of.get("fun_name")) if event.endswith("/backend_compile_duration") else None
+    lambda event, seconds, **of: (
+        COMPILED.append(of.get("fun_name")) if event.endswith("/backend_compile_duration") else None
+    )
 )
 
 

@@ -279,7 +279,7 @@ def test_convolutional_is_the_layers_written_by_hand():
 
 
 def table_s1(blocks, normalisation, conv, readout):
-    """Table S1 from top to bottom; `conv(size, stride)`. Its rows do not show the projection where the shape changes."""
+    """Table S1 from top to bottom; `conv(size, stride)`. It does not show projections where shapes change."""
 
     def block(stride):
         inner = Sequential((*normalisation, relu, conv(3, stride), *normalisation, relu, conv(3, 1)))

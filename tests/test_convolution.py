@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import tolerance
 from oracles import convolved, convolved_image, image_kernel, images
+from programs import equations
 
 from lib import convolution
 from lib.activations import erf, relu
@@ -163,7 +164,9 @@ def test_windows_move_over_covariances_as_over_images(padding):
         close(diagonal[0][..., 0], np.einsum("hwhwa->hwa", expected))
         seen = np.stack([layers[window, strides].windows(image) for image in padded])
         close(full[0][..., 0], 1.5**2 * np.einsum("ahwn,ijn->hwija", seen, seen[0]) / seen.shape[3] + 0.2**2)
-        for one, other, of_all in zip(full[1:], diagonal[1:], ("hwhwab->hwab", "hwhwa->hwa", "hwhwa->hwa"), strict=True):
+        for one, other, of_all in zip(
+            full[1:], diagonal[1:], ("hwhwab->hwab", "hwhwa->hwa", "hwhwa->hwa"), strict=True
+        ):
             close(np.einsum(of_all, one), other)
         close(full[2][..., :1], full[0][..., :1, 0])  # an input's covariance with itself
         close(full[3], full[2][..., :1])
@@ -175,16 +178,9 @@ def test_only_equal_positions_are_known_where_flatten_lies_above():
     assert (flat.needs("vectors"), pool.needs("vectors")) == ("diagonal", "full")
     assert input_state(x, x[:2], "diagonal").nngp.shape == (4, 5, 3, 2)
     assert input_state(x, x[:2], "full").nngp.shape == (4, 5, 4, 5, 3, 2)
-    largest = max(np.prod(v.aval.shape) for v in jaxpr_variables(jax.make_jaxpr(flat.kernel)(x).jaxpr))
+    program = jax.make_jaxpr(flat.kernel)(x)
+    largest = max(np.prod(v.aval.shape) for equation in equations(program.jaxpr) for v in equation.outvars)
     assert largest < 6 * 7 * 9  # a padded (H, W, N, N), not the (H W)² N² = 3600 of all pairs of positions
-
-
-def jaxpr_variables(jaxpr):
-    for equation in jaxpr.eqns:
-        yield from equation.outvars
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")):
-            if hasattr(inner, "jaxpr"):
-                yield from jaxpr_variables(inner.jaxpr)
 
 
 def test_equal_positions_are_those_of_all_pairs(x64):

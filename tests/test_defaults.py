@@ -81,7 +81,11 @@ def slid(**given):
 # function.argument: (the call, what stands for leaving it out, something else or nothing where there is nothing else)
 NOTHING = object()
 DEFAULTS = {
-    "Activation.parameters": (lambda **g: lib.Activation("a", lambda x, a=1.0: a * x, lambda *k: k, **g)(X), (), (2.0,)),
+    "Activation.parameters": (
+        lambda **g: lib.Activation("a", lambda x, a=1.0: a * x, lambda *k: k, **g)(X),
+        (),
+        (2.0,),
+    ),
     "AveragePool.strides": (lambda **g: lib.AveragePool((2, 3), **g)(IMAGES), (2, 3), (1, 1)),
     "BatchNorm.epsilon": (lambda **g: lib.BatchNorm(**g)(1e-2 * X), 1e-5, 1e-2),
     "Claims.scale": (lambda **g: str(lib.Claims("figure_0", **g)), "quick", "paper"),

@@ -11,7 +11,6 @@ from lib.kernels import input_state
 from lib.layers import Dense, Flatten, Sequential
 from lib.pooling import AveragePool, GlobalAveragePool
 
-
 # Windows and strides of which no two agree in both directions, in images that are not square either.
 POOLS = [AveragePool((2, 3), (1, 2)), AveragePool((3, 1), (2, 3)), AveragePool((1, 2))]
 
@@ -45,7 +44,9 @@ def test_windows_move_over_covariances_as_over_images(pool):
     np.testing.assert_allclose(variance2, variance1[..., :1], **tolerance(x))
 
 
-@pytest.mark.parametrize("pool", [*POOLS, GlobalAveragePool()], ids=lambda pool: f"{pool.window}" if hasattr(pool, "window") else "all")
+@pytest.mark.parametrize(
+    "pool", [*POOLS, GlobalAveragePool()], ids=lambda pool: f"{pool.window}" if hasattr(pool, "window") else "all"
+)
 def test_kernels_of_pooled_pixels(pool):
     """Without a nonlinearity below, the kernel is the Gram matrix of the pooled pixels."""
     x1, x2 = jnp.asarray(images(3, 4, 5, 2, 0.0)), jnp.asarray(images(2, 4, 5, 2, 0.3))

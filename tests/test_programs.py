@@ -22,7 +22,8 @@ KEY = jax.random.key(0)
 
 DENSE = lib.fully_connected(6, 2, 2, lib.relu, 1.5, 0.1)
 FLAT, POOLED = (
-    lib.convolutional(4, 1, 2, lib.erf, 1.5, 0.1, pooling=pooling) for pooling in (lib.Flatten(), lib.GlobalAveragePool())
+    lib.convolutional(4, 1, 2, lib.erf, 1.5, 0.1, pooling=pooling)
+    for pooling in (lib.Flatten(), lib.GlobalAveragePool())
 )
 
 

@@ -73,7 +73,7 @@ def test_a_branch_that_is_independent_of_its_input_may_be_added_to_it(inner):
     ],
 )
 def test_a_branch_with_a_part_that_is_not_is_refused(inner):
-    """A part that is x, or a nonlinear function of what weights have made of x, added to weights or to another block."""
+    """A part that is x, or a nonlinear function of what weights have made of it, added to weights or to a block."""
     with pytest.raises(ValueError, match="Residual has no infinite face, because neither branch ends in weights"):
         Sequential((Dense(8), Residual(inner), Dense(1))).kernel(waves(4, 3, 0.0))
 
