@@ -1,4 +1,4 @@
-"""What a network is to everything of finite width: a pure function, and a pytree whose arrays are arguments of programs.
+"""What a network is to all of finite width: a pure function, and a pytree whose arrays are arguments of programs.
 
 Two networks that differ in those arrays alone share their programs, and no program keeps the arrays alive.
 """
@@ -72,8 +72,8 @@ class _Call:
             return net(params, x)
         if isinstance(params, Mapping) and (other := sorted(set(params) - {"params"})):
             raise ValueError(
-                f'`params` of a Flax module must be its variables {{"params": …}} alone, got {other}: other collections '
-                "are no weights. Close over them, as in "
+                f'`params` of a Flax module must be {{"params": …}} alone, got {other}: other collections are no weights. '
+                "Close over them, as in "
                 'apply_fn = lambda params, x: net.apply({"params": params, **rest}, x)'
             )
         return net.apply(params, x)
@@ -120,5 +120,3 @@ def _without_arrays(value: Any, arrays: list) -> Any:
             ) from error
     leaves, structure = jax.tree.flatten(inner)
     return _Parts(kind, structure, tuple(_without_arrays(leaf, arrays) for leaf in leaves))
-
-

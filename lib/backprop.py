@@ -23,8 +23,8 @@ from lib.layers import Dense
 WEIGHTED = (Dense, Conv)
 
 
-# The input x (N, ...) of a layer, the derivatives δ (K, N, ...) of the network's outputs by the layer's, and the squares
-# of the derivatives of the layer's weights and biases by its parameters, σ_w²/n and σ_b².
+# The input x (N, ...) of a layer, the derivatives δ (K, N, ...) of the network's outputs by the layer's, and σ_w²/n and
+# σ_b², the squares of the derivatives of the layer's weights and biases by its parameters.
 Factors = tuple[Array, Array, tuple[Array, Array]]
 
 

@@ -20,6 +20,9 @@ from lib.jacobian import check_batches, contract, jacobian, outputs_of, part, pr
 from lib.layerwise import layer_factors, sum_of_layers
 from lib.paths import NtkPath, explain_ntk
 
+# A network and its parameters.
+Model = tuple[ApplyFn, PyTree]
+
 
 def empirical_ntk(
     net: Network,
@@ -80,11 +83,11 @@ def empirical_ntk(
     (starts1, rows1), (starts2, rows2) = (_starts(n, path.rows) for n in (n1, n2))
     corners = [(i, j) for i in starts1 for j in starts2 if i <= j or not symmetric]
     steps = _steps(path, memory)
-    inputs = apply_fn, params, x1, x2
+    inputs = (apply_fn, params), x1, x2
 
-    def block(inputs: tuple, i: Array, j: Array) -> Array:
-        *net, x1, x2 = inputs
-        return steps.contract(*net, steps.factors(*net, x1, i, rows1), steps.factors(*net, x2, j, rows2))
+    def block(inputs: tuple[Model, PyTree, PyTree], i: Array, j: Array) -> Array:
+        model, x1, x2 = inputs
+        return steps.contract(model, steps.factors(model, x1, i, rows1), steps.factors(model, x2, j, rows2))
 
     if mesh is None:
         results = _one_by_one(steps, inputs, corners, (rows1, rows2), symmetric)
@@ -102,8 +105,8 @@ def empirical_ntk(
 
 
 def ntk_vector_product(
-    net: Network, params: PyTree, x1: PyTree, x2: PyTree | None, v: PyTree[Float[Array, "n2 ?k"]]
-) -> PyTree[Float[Array, "n1 ?k"]]:
+    net: Network, params: PyTree, x1: PyTree, x2: PyTree | None, v: PyTree[Float[Array, "n2 _"]]
+) -> PyTree[Float[Array, "n1 _"]]:
     """Θ̂(x1, x2) v without forming Θ̂: one vector-Jacobian and one Jacobian-vector product.
 
     Θ̂ v = J(x1) (J(x2)ᵀ v)
@@ -147,44 +150,44 @@ def ntk_vector_product(
 class _Steps(NamedTuple):
     """A path as code: what is kept of a block of examples, and Θ̂ of two such blocks."""
 
-    factors: Callable[[ApplyFn, PyTree, PyTree, Any, int], PyTree]
-    contract: Callable[[ApplyFn, PyTree, PyTree, PyTree | None], Array]
+    factors: Callable[[Model, PyTree, Any, int], PyTree]
+    contract: Callable[[Model, PyTree, PyTree | None], Array]
 
 
 def _steps(path: NtkPath, memory: int) -> _Steps:
-    """`factors(net, params, x, start, rows)` and `contract(net, params, one, two)`; `two=None`: the two are one."""
+    """`factors(model, x, start, rows)` and `contract(model, one, two)`; `two=None` means that the two are one."""
     if path.name == "layers":
         return _Steps(
-            lambda net, params, x, start, rows: layer_factors(net, params, part(x, start, rows)),
-            lambda net, params, one, two: sum_of_layers(path.layers, memory // 2, one, two),
+            lambda model, x, start, rows: layer_factors(*model, part(x, start, rows)),
+            lambda model, one, two: sum_of_layers(path.layers, memory // 2, one, two),
         )
     if path.name == "jacobian":
         return _Steps(
-            lambda net, params, x, start, rows: jacobian(net, path.coupled, rows, params, x, start),
-            lambda net, params, one, two: contract(one, one if two is None else two),
+            lambda model, x, start, rows: jacobian(model[0], path.coupled, rows, model[1], x, start),
+            lambda model, one, two: contract(one, one if two is None else two),
         )
     return _Steps(
-        lambda net, params, x, start, rows: part(x, start, rows),
-        lambda net, params, one, two: products(net, path.coupled, params, one, one if two is None else two),
+        lambda model, x, start, rows: part(x, start, rows),
+        lambda model, one, two: products(model[0], path.coupled, model[1], one, one if two is None else two),
     )
 
 
 @partial(jax.jit, static_argnums=(1, 2))
 def _at_once(apply_fn: ApplyFn, path: NtkPath, memory: int, params: PyTree, x1: PyTree, x2: PyTree | None) -> Array:
     """A single block, as one program."""
-    steps = _steps(path, memory)
-    whole = lambda x: steps.factors(apply_fn, params, x, 0, check_examples("x", x))
-    return steps.contract(apply_fn, params, whole(x1), None if x2 is None else whole(x2))
+    steps, model = _steps(path, memory), (apply_fn, params)
+    one, two = (x if x is None else steps.factors(model, x, 0, check_examples("x", x)) for x in (x1, x2))
+    return steps.contract(model, one, two)
 
 
 def _one_by_one(steps: _Steps, inputs: tuple, corners: list, rows: tuple[int, int], symmetric: bool) -> Iterator[tuple]:
     """(corner, block) of each corner; what is kept of the first batch serves a row of blocks."""
-    *net, x1, x2 = inputs
+    model, x1, x2 = inputs
     for i, row in groupby(corners, key=itemgetter(0)):
-        one = steps.factors(*net, x1, i, rows[0])
+        one = steps.factors(model, x1, i, rows[0])
         for _, j in row:
-            two = None if symmetric and i == j else steps.factors(*net, x2, j, rows[1])
-            yield (i, j), steps.contract(*net, one, two)
+            two = None if symmetric and i == j else steps.factors(model, x2, j, rows[1])
+            yield (i, j), steps.contract(model, one, two)
 
 
 def _starts(n: int, most: int) -> tuple[list[int], int]:

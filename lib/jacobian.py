@@ -54,9 +54,7 @@ def inner_products(a: Array, b: Array) -> Array:
 
 
 @partial(jax.jit, static_argnums=1)
-def products(
-    apply_fn: ApplyFn, coupled: bool, params: PyTree, x1: PyTree, x2: PyTree
-) -> Float[Array, "n1 n2 k k"]:
+def products(apply_fn: ApplyFn, coupled: bool, params: PyTree, x1: PyTree, x2: PyTree) -> Float[Array, "n1 n2 k k"]:
     """Θ̂ column by column, J(x1) (J(x2)ᵀ e), of which each takes the memory of the parameters.
 
     Example:
@@ -83,7 +81,9 @@ def part(x: PyTree, start: Any, rows: int) -> PyTree:
 
 def shapes_of(tree: PyTree) -> PyTree:
     """The shape and dtype of every array."""
-    shape = lambda leaf: (leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else (jnp.shape(leaf), jnp.result_type(leaf))
+    shape = lambda leaf: (
+        (leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else (jnp.shape(leaf), jnp.result_type(leaf))
+    )
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(*shape(leaf)), tree)
 
 

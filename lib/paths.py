@@ -1,6 +1,6 @@
 """Which way to a finite-width tangent kernel is the cheapest, for one network and its inputs."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax

@@ -29,7 +29,7 @@ def train(
     loss: Callable[[Any, Any], Array],
     optimizer: optax.GradientTransformation,
     x: PyTree,
-    y: PyTree[Float[Array, "n ?k"]],
+    y: PyTree[Float[Array, "n _"]],
     steps: SupportsIndex,
     batch: SupportsIndex | None = None,
     key: Array | None = None,

@@ -1,4 +1,4 @@
-"""What any network is to functions of finite width: one pytree, and the same answer or the same refusal at every door."""
+"""What any network is to functions of finite width: one pytree, and the same answer or refusal at every door."""
 
 from typing import Any
 
@@ -198,7 +198,9 @@ def test_what_cannot_be_told_apart_is_refused():
         def __call__(self, params, x):
             return x
 
-    with pytest.raises(TypeError, match="`net` must be hashable, or consist of containers, arrays and what is, got Odd"):
+    with pytest.raises(
+        TypeError, match="`net` must be hashable, or consist of containers, arrays and what is, got Odd"
+    ):
         as_apply_fn(Odd())
     with pytest.raises(TypeError, match="`net` must be a Flax module or a function"):
         as_apply_fn("relu")

@@ -126,7 +126,9 @@ def test_words_are_inputs_too():
     words = jnp.array([[1, 2, 6], [3, 0, 5]])
     assert not acts_on_batch(embed, params, words)
     assert acts_on_batch(lambda p, words: embed(p, words) - embed(p, words).mean(0), params, words)
-    np.testing.assert_allclose(empirical_ntk(embed, params, words)[0, 1], jnp.zeros((2, 2)), **tolerance(params["table"]))
+    np.testing.assert_allclose(
+        empirical_ntk(embed, params, words)[0, 1], jnp.zeros((2, 2)), **tolerance(params["table"])
+    )
 
 
 def test_the_test_runs_once_for_a_function_and_its_shapes():

@@ -31,9 +31,9 @@ from lib import (
     ntk_vector_product,
     weight_change,
 )
+from lib.apply_fn import as_apply_fn
 from lib.jacobian import contract, jacobian, products
 from lib.layerwise import layer_factors, sum_of_layers
-from lib.apply_fn import as_apply_fn
 
 
 def test_it_is_the_contraction_of_the_dense_jacobian():
@@ -142,15 +142,15 @@ def in_parts(x):
 def test_inputs_may_be_any_pytree(name):
     net, params, x = deep_network()
     net = many_outputs if name == "products" else net
-    inputs, x2 = in_parts(x), in_parts(x[:3])
-    path = explain_ntk(split(net), params, inputs, x2)
+    f, inputs, x2 = split(net), in_parts(x), in_parts(x[:3])
+    path = explain_ntk(f, params, inputs, x2)
     assert path.name == name
     theta = dense_ntk(net, params, x, x)
     close = lambda a, b: np.testing.assert_allclose(a, b, **tolerance(x, scale=10))
-    close(empirical_ntk(split(net), params, inputs), theta)
-    close(empirical_ntk(split(net), params, inputs, x2), theta[:, :3])
-    memory = least_memory(name, 2, split(net), params, inputs, x2)
-    close(empirical_ntk(split(net), params, inputs, x2, memory), theta[:, :3])
+    close(empirical_ntk(f, params, inputs), theta)
+    close(empirical_ntk(f, params, inputs, x2), theta[:, :3])
+    memory = least_memory(name, 2, f, params, inputs, x2)
+    close(empirical_ntk(f, params, inputs, x2, memory), theta[:, :3])
 
 
 class Joined(nn.Module):
@@ -198,7 +198,9 @@ def test_of_no_examples_kernels_are_empty():
 def test_without_parameters_the_kernel_is_zero(params):
     net, x = lambda p, x: jnp.sin(x), waves(3, 2, 0.1)
     for x2 in (None, x[:2]):
-        np.testing.assert_array_equal(empirical_ntk(net, params, x, x2), jnp.zeros((3, len(x if x2 is None else x2), 2, 2)))
+        np.testing.assert_array_equal(
+            empirical_ntk(net, params, x, x2), jnp.zeros((3, len(x if x2 is None else x2), 2, 2))
+        )
     assert ntk_vector_product(net, params, x, None, x).tolist() == [[0.0] * 2] * 3
     layers = Sequential((Flatten(), erf))
     np.testing.assert_array_equal(empirical_ntk(layers, layers.init(jax.random.key(0), x), x), jnp.zeros((3, 3, 2, 2)))
@@ -325,9 +327,9 @@ def test_errors_name_the_argument():
     net, params, x = small_network()
     with pytest.raises(ValueError, match="`v` must have the shape"):
         ntk_vector_product(net, params, x, x, jnp.ones(5))
-    with pytest.raises(ValueError, match="`net` must return outputs of shape .* of several arrays take one"):
+    with pytest.raises(ValueError, match=r"`net` must return outputs of shape .* of several arrays take one"):
         empirical_ntk(lambda p, x: (net(p, x), x), params, x)
-    with pytest.raises(ValueError, match="`net` must return outputs of shape .* of several arrays take one"):
+    with pytest.raises(ValueError, match=r"`net` must return outputs of shape .* of several arrays take one"):
         weight_change(lambda p, x: (net(p, x), x), params, x, x)
     with pytest.raises(ValueError, match="`x1` must hold arrays with examples along their first axis, as many in each"):
         empirical_ntk(split(net), params, {"a": x[:4, :1], "b": x[:, 1:]})

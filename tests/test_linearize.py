@@ -109,7 +109,7 @@ def test_five_seeds_are_one_program_and_leave_nothing_behind():
         traces.append(1)
         return jnp.tanh(x @ p["W1"] + p["b"]) @ p["W2"]
 
-    alive, traced = [], []
+    alive = []
     compiled = jax.jit(lambda f, p, x: f(p, x))
     for seed in range(5):
         params0 = jax.tree.map(lambda p, seed=seed: p + 0.1 * seed, params)

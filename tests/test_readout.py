@@ -64,7 +64,10 @@ def test_it_approaches_the_infinite_kernel_as_one_over_the_root_of_the_width():
 def test_of_no_examples_it_is_empty():
     net, x = Sequential((Flatten(), Dense(4), erf, Dense(2))), jnp.ones((3, 2, 2, 1))
     params = finite(net, x)
-    assert empirical_nngp(net, params, x[:0], x).shape == (0, 3) and empirical_nngp(net, params, x, x[:0]).shape == (3, 0)
+    assert empirical_nngp(net, params, x[:0], x).shape == (0, 3) and empirical_nngp(net, params, x, x[:0]).shape == (
+        3,
+        0,
+    )
 
 
 def test_it_has_gradients_in_the_readouts_scales(x64):

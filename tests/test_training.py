@@ -134,7 +134,9 @@ def test_a_linearisation_of_a_linearisation_trains_the_same():
 def test_inputs_and_outputs_may_be_pytrees():
     """Minibatches take the same rows of every array."""
     net, params, x, y = problem()
-    split = lambda p, inputs: dict(zip("ab", jnp.split(net(p, jnp.concatenate(inputs, axis=1)), 2, axis=1), strict=True))
+    split = lambda p, inputs: dict(
+        zip("ab", jnp.split(net(p, jnp.concatenate(inputs, axis=1)), 2, axis=1), strict=True)
+    )
     loss = lambda f, y: half_square(f["a"], y["a"]) + half_square(f["b"], y["b"])
     tail = (optax.sgd(0.01), x, y, 7)
     for batch in (dict(), dict(batch=2, key=jax.random.key(0))):
