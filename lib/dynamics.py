@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lib.apply_fn import Network, as_apply_fn
-from lib.checks import check_params, check_symmetric
+from lib.checks import as_array, check_params, check_symmetric
 from lib.filters import Filter
 from lib.jacobian import check_batches
 from lib.spectrum import Spectrum, as_matrix, check_problem, function_product
@@ -167,5 +167,6 @@ def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:
 
 def _filtered(spectrum: Spectrum, function: Callable[[Array], Array], r: Float[Array, "n k"]) -> Float[Array, "*t n k"]:
     """V f(λ) Vᵀ r."""
-    filtered = function_product(spectrum, function, r.reshape(len(spectrum.eigenvalues), -1))  # (n, K) or (N·K, 1)
+    columns = r if len(r) == len(spectrum.eigenvalues) else r.reshape(-1, 1)  # (N, K) or (N·K, 1)
+    filtered = function_product(spectrum, function, columns)
     return filtered.reshape(*filtered.shape[:-2], *r.shape)

@@ -88,7 +88,7 @@ def not_negative(eigenvalues: Array) -> Array:
 
 
 def mean_decay(z: Array) -> Array:
-    """(1 − e^{−z})/z, the mean of e^{−s} over s from 0 to z; near 0 by its series, whose derivatives keep their digits."""
+    """(1 − e^{−z})/z, the mean of e^{−s} from 0 to z; near 0 by its series, whose derivatives keep their digits."""
     near = jnp.abs(z) < 1
     far = jnp.where(near, 1.0, z)
     series = horner([(-1) ** k / factorial(k + 1) for k in range(19)], jnp.where(near, z, 0.0))
@@ -141,7 +141,7 @@ def _descent_steps(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """x = ηλ; i and whether it is odd, (..., 1); and where x is slow, or fast and swings from side to side."""
     x = jnp.asarray(learning_rate, eigenvalues.dtype) * not_negative(eigenvalues)
-    return x, steps.astype(x.dtype)[..., None], (steps % 2 == 1)[..., None], x < 0.5, x > 1.5
+    return x, steps.astype(x.dtype)[..., None], (steps % 2 == 1)[..., None], x < 0.25, x > 1.75
 
 
 def _log_step(x: Array, slow: Array, fast: Array) -> Array:
@@ -155,9 +155,9 @@ def _power(x: Array, i: Array, elsewhere: Array) -> Array:
 
 
 def _slow_rate(x: Array) -> Array:
-    """−log(1 − x)/x for x < ½; near 0 by its series, whose derivatives keep their digits."""
+    """−log(1 − x)/x for x < ¼; near 0 by its series, whose derivatives keep their digits."""
     near = jnp.abs(x) < 0.1
-    far = jnp.where(near, 0.5, x)
+    far = jnp.where(near, 0.2, x)
     series = horner([1 / (k + 1) for k in range(17)], jnp.where(near, x, 0.0))
     return jnp.where(near, series, -jnp.log1p(-far) / far)
 

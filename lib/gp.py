@@ -9,10 +9,10 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.checks import as_array, check_targets
-from lib.filters import Filter
+from lib.checks import as_array, check_symmetric, check_targets
+from lib.filters import Filter, flow, number
 from lib.kernels import Kernel
-from lib.spectrum import Spectrum, decompose
+from lib.spectrum import FLOOR, Spectrum, check_problem, decompose, function_product
 
 
 @runtime_checkable
@@ -39,9 +39,9 @@ def posterior(
 
     µ = k(x, X) (k + σ² I)⁻¹ y,  Σ = k(x, x) − k(x, X) (k + σ² I)⁻¹ k(X, x)
 
-    By a Cholesky factor; where k + σ² I, noise and all, is singular to rounding, as when an input repeats without noise,
-    by its eigenvectors, leaving directions of eigenvalue 0 out of the inverse. It takes four arrays of the size of k. Where
-    those do not fit, the mean needs only products with k, by `jax.scipy.sparse.linalg.cg`.
+    By a Cholesky factor; where k + σ² I, noise and all, is singular to rounding, as when an input repeats without
+    noise, by its eigenvectors, leaving directions of eigenvalue 0 out of the inverse. It takes four arrays of the size
+    of k. Where those do not fit, the mean needs only products with k, by `jax.scipy.sparse.linalg.cg`.
 
     Args:
         k_xx: covariance of the training inputs (N, N), such as `net.kernel(x).nngp`. Use float64.

@@ -157,7 +157,7 @@ def _in_modes(v: Float[Array, "n n"], change: Float[Array, "n n"]) -> Float[Arra
 def _eigh(matrix: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     eigenvalues, eigenvectors = jnp.linalg.eigh(matrix)
     floor = FLOOR * jnp.finfo(eigenvalues.dtype).eps * eigenvalues[-1:]
-    return jnp.where(eigenvalues > floor, eigenvalues, 0.0), eigenvectors
+    return jnp.where(eigenvalues <= floor, 0.0, eigenvalues), eigenvectors  # NaN stays
 
 
 @_eigh.defjvp
