@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,13 @@ class Activation:
 
     def __call__(self, x: Array) -> Array:
         return self.function(x, *self.parameters)
+
+    def __deepcopy__(self, memo: dict) -> "Activation":
+        return self  # a value, which nobody can change
+
+    def __reduce__(self) -> tuple:
+        parts = (self.function, self.dual, *self.parameters)
+        return _restored, (self.name, *map(_as_public, parts))
 
     @property
     def nonlinear(self) -> bool:
@@ -133,6 +141,27 @@ def polynomial(coefficients: Any) -> Activation:
         raise ValueError("`coefficients` must hold at least one number, of the constant first")
     numbers = tuple(check_scalar(f"coefficients[{i}]", c) for i, c in enumerate(coefficients))
     return Activation("polynomial", _polynomial, smooth_duals.polynomial, numbers)
+
+
+class _Public(NamedTuple):
+    """Where a function is found: pickle looks for those of JAX, and for wrapped ones, in other places."""
+
+    module: str
+    name: str
+
+
+def _as_public(value: Any) -> Any:
+    name = getattr(value, "__name__", "")
+    for module in (jnp, jax.nn, jax.scipy.special, duals, smooth_duals):
+        if getattr(module, name, None) is value:
+            return _Public(module.__name__, name)
+    return value
+
+
+def _restored(name: str, *parts: Any) -> Activation:
+    found = (getattr(import_module(p.module), p.name) if isinstance(p, _Public) else p for p in parts)
+    function, dual, *parameters = found
+    return Activation(name, function, dual, tuple(parameters))
 
 
 def _elementwise(x: Array, phi: Callable) -> Array:

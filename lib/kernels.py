@@ -1,6 +1,7 @@
 """The infinite face of a network: its two kernels, and what its layers hand on to compute them."""
 
 from collections.abc import Callable
+from math import prod
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -97,7 +98,7 @@ def input_state(x1: Array, x2: Array | None, need: str) -> State:
     same = x2 is None
     x1, x2 = check_inputs(x1, x2, need)
     if need == "mean":
-        x1, x2 = x1.reshape(len(x1), -1), x2.reshape(len(x2), -1)
+        x1, x2 = (x.reshape(len(x), prod(x.shape[1:])) for x in (x1, x2))
     features = x1.shape[-1]
     first, second, positions = "ac", "bc", ""
     if x1.ndim == 4:

@@ -90,7 +90,7 @@ class Flatten(nn.Module):
     """
 
     def __call__(self, x: Array) -> Array:
-        return x.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
     @nn.nowrap
     def needs(self, above: str) -> str:
@@ -173,7 +173,8 @@ class Sequential(nn.Module):
         need = self.needs("vectors")
         check_inputs(x1, x2, need)
         edge = tile_edge(x1, need)
-        if max(len(x1), 0 if x2 is None else len(x2)) <= edge:
+        sizes = [len(x) for x in (x1, x2) if x is not None]
+        if max(sizes) <= edge or min(sizes) == 0:
             return self._tile(x1, x2)
         return in_tiles(self._tile, x1, x2, edge)
 

@@ -1,19 +1,16 @@
 """The dual of any scalar function, by quadrature."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
-from scipy.special import roots_hermitenorm
 
-from lib.duals import Pair, divide
-
-# Nodes of the quadrature, and terms of its series. Nodes lie 0.14 deviations apart around the origin.
-DEGREE = 512
+from lib.checks import known as known_to_hold
+from lib.duals import Pair, divide, geometric_mean
+from lib.hermite import TERMS, expand, mehler, product, rounding
+from lib.plane import replace_hard
 
 
 def quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pair:
@@ -46,47 +43,50 @@ def quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pair:
     Source: Lee et al. 2019, eq S24; Mehler 1866.
     """
     slope = jax.grad(phi)
-    return _expectation(phi, phi, k11, k12, k22), _expectation(slope, slope, k11, k12, k22)
+    if k11 is k12 and k12 is k22:  # of an input with itself
+        return _own_expectation(phi, 0, 0, k11), _own_expectation(phi, 1, 1, k11)
+    return _expectations(phi, ((0, 0), (1, 1)), k11, k12, k22)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _expectation(f: Callable, g: Callable, k11: Array, k12: Array, k22: Array) -> Float[Array, "..."]:
-    """E[f(u) g(v)] = Σ_m a_m(k11) b_m(k22) ρᵐ."""
-    rho = jnp.clip(divide(k12, jnp.sqrt(k11 * k22)), -1, 1)
-    return _power_series(_hermite_coefficients(f, k11), _hermite_coefficients(g, k22), rho)
+def _expectations(phi: Callable, orders: tuple, k11: Array, k12: Array, k22: Array) -> tuple[Array, ...]:
+    """E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(v)] of all (i, j): by the series where its remainder is small, in one dimension where u = v, else
+    in the plane.
+    """
+    f = {i: expand(phi, i, k11) for i in dict.fromkeys(i for i, _ in orders)}
+    g = {j: expand(phi, j, k22) for j in dict.fromkeys(j for _, j in orders)}
+    rho = jnp.clip(divide(k12, geometric_mean(k11, k22)), -1, 1)
+    equal, power = (k12 == k11) & (k12 == k22), abs(rho) ** TERMS
+    values, sizes, hard, known = [], [], [], []
+    for i, j in orders:
+        sizes.append(jnp.broadcast_to(jnp.sqrt(f[i].square) * jnp.sqrt(g[j].square), rho.shape))
+        known.append(jnp.broadcast_to(f[i].known & g[j].known, rho.shape))
+        hard.append(known[-1] & ~equal & (power * f[i].rest * g[j].rest > rounding(rho.dtype) / 10 * sizes[-1]))
+        values.append(jnp.where(equal, product(phi, i, j, k11), mehler(f[i], g[j], rho)))
+    if rho.size and not known_to_hold(~jnp.any(jnp.stack(hard))):
+        values = replace_hard(phi, orders, (k11, k12, k22), *map(jnp.stack, (sizes, values, hard)))
+    return tuple(jnp.where(ok, value, jnp.nan) for ok, value in zip(known, values, strict=True))
 
 
-@_expectation.defjvp
-def _expectation_jvp(f: Callable, g: Callable, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+@_expectations.defjvp
+def _expectations_jvp(phi: Callable, orders: tuple, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """The heat equation of the Gaussian: ∂/∂k12 = E[f′g′] (Price), ∂/∂k11 = ½ E[f″g], ∂/∂k22 = ½ E[fg″]."""
     d11, d12, d22 = tangents
-    df, dg = jax.grad(f), jax.grad(g)
-    by_k12 = _expectation(df, dg, *primals)
-    by_k11, by_k22 = _expectation(jax.grad(df), g, *primals) / 2, _expectation(f, jax.grad(dg), *primals) / 2
-    return _expectation(f, g, *primals), by_k11 * d11 + by_k12 * d12 + by_k22 * d22
+    slopes = [order for i, j in orders for order in ((i + 1, j + 1), (i + 2, j), (i, j + 2))]
+    needed = tuple(dict.fromkeys([*orders, *slopes]))
+    of = dict(zip(needed, _expectations(phi, needed, *primals), strict=True))
+    slope = lambda i, j: of[i + 1, j + 1] * d12 + (of[i + 2, j] * d11 + of[i, j + 2] * d22) / 2
+    return tuple(of[order] for order in orders), tuple(slope(i, j) for i, j in orders)
 
 
-@jax.jit
-def _power_series(a: Float[Array, "m ..."], b: Float[Array, "m ..."], rho: Array) -> Float[Array, "..."]:
-    """Σ_m a_m b_m ρᵐ by Horner's rule. Compiled, because a bare scan is compiled anew at each uncompiled call."""
-    step = lambda total, pair: (total * rho + pair[0] * pair[1], None)
-    return lax.scan(step, jnp.zeros_like(rho), (a, b), reverse=True, unroll=8)[0]
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _own_expectation(phi: Callable, i: int, j: int, k: Array) -> Float[Array, "..."]:
+    """E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(u)]."""
+    return product(phi, i, j, k)
 
 
-def _hermite_coefficients(f: Callable, k: Array) -> Float[Array, "m ..."]:
-    """a_m(k) = E[f(√k z) h_m(z)] for m < DEGREE."""
-    z, projection = _hermite_rule(DEGREE)
-    values = jnp.vectorize(f)(jnp.sqrt(k)[..., None] * jnp.asarray(z, k.dtype))  # (..., nodes)
-    return jnp.einsum("mn,...n->m...", jnp.asarray(projection, k.dtype), values, precision="highest")
-
-
-@lru_cache
-def _hermite_rule(degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes z (n,) and weighted orthonormal polynomials w_n h_m(z_n) (degree, n)."""
-    z, w = roots_hermitenorm(degree)
-    # Beyond 12 deviations weights are below 1e-31, and h_m is too large for them.
-    z, w = z[abs(z) < 12], w[abs(z) < 12] / np.sqrt(2 * np.pi)
-    h = [np.ones_like(z), z]
-    for m in range(1, degree - 1):
-        h.append((z * h[m] - np.sqrt(m) * h[m - 1]) / np.sqrt(m + 1))
-    return z, w * np.stack(h)
+@_own_expectation.defjvp
+def _own_expectation_jvp(phi: Callable, i: int, j: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """½ E[(fg)″]."""
+    of = lambda i, j: _own_expectation(phi, i, j, *primals)
+    return of(i, j), (of(i + 1, j + 1) + (of(i + 2, j) + of(i, j + 2)) / 2) * tangents[0]

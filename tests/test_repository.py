@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The library in reading order: a file imports only from files above it.
 ORDER = [
-    *("data", "duals", "smooth_duals", "quadrature", "checks", "kernels", "tiles", "activations"),
+    *("data", "checks", "duals", "smooth_duals", "hermite", "plane", "quadrature", "kernels", "tiles", "activations"),
     *("layers", "convolution", "pooling", "normalization", "residual", "architectures", "blocks"),
     *("apply_fn", "linearize", "jacobian", "coupling", "backprop", "layerwise", "paths", "empirical"),
     *("readout", "solve"),
