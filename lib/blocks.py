@@ -95,18 +95,21 @@ def on_devices(block: Callable, inputs: PyTree, corners: list[tuple[int, int]], 
     """
 
     def one_each(inputs: PyTree, corners: Array) -> PyTree:
-        return lax.all_gather(block(inputs, *corners[lax.axis_index(mesh.axis_names)]), mesh.axis_names)
+        results = block(inputs, *corners[lax.axis_index(mesh.axis_names)])
+        return jax.tree.map(lambda leaf: leaf[None], results)
 
-    everywhere = PartitionSpec()
-    # Every process holds the result of all: what leaves the program is the same everywhere, which JAX need not prove.
-    program = jax.jit(jax.shard_map(one_each, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False))
+    everywhere, apart = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    program = jax.jit(jax.shard_map(one_each, mesh=mesh, in_specs=everywhere, out_specs=apart, check_vma=False))
+    # Processes talk here alone, of one group at a time: messages of two that are under way could be mistaken.
+    gather = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, everywhere))
+    fetch = lambda leaf: np.asarray(leaf if leaf.is_fully_addressable else gather(leaf))
     inputs = _put(inputs, mesh)
     groups = [corners[start : start + mesh.size] for start in range(0, len(corners), mesh.size)]
     launched = (program(inputs, np.asarray(group + group[-1:] * (mesh.size - len(group)))) for group in groups)
     under_way = next(launched, None)
     for group in groups:
         done, under_way = under_way, next(launched, None)
-        results = jax.tree.map(np.asarray, done)
+        results = jax.tree.map(fetch, done)
         for k, corner in enumerate(group):
             yield corner, jax.tree.map(lambda leaf, k=k: leaf[k], results)
 
