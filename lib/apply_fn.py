@@ -72,8 +72,8 @@ class _Call:
             return net(params, x)
         if isinstance(params, Mapping) and (other := sorted(set(params) - {"params"})):
             raise ValueError(
-                f'`params` of a Flax module must be {{"params": …}} alone, got {other}: other collections are no weights. '
-                "Close over them, as in "
+                f'`params` of a Flax module must be {{"params": …}} alone, got {other}: other collections are no '
+                "weights. Close over them, as in "
                 'apply_fn = lambda params, x: net.apply({"params": params, **rest}, x)'
             )
         return net.apply(params, x)

@@ -26,9 +26,9 @@ def acts_on_batch(net: Network, params: PyTree, x: Batch) -> bool:
     """Whether an example's outputs, or their derivatives, depend on the examples beside it, or on their number.
 
     Three examples together are compared with each alone, once for a function and its shapes: at random parameters and
-    inputs, so that it is known inside `jit` too. What cannot be told, where outputs there are not finite or a function
-    closes over traced values, counts as dependent: to differentiate a batch whole is always right. Networks of lib's
-    own layers need no test.
+    inputs, so that it is known inside `jit` too. What cannot be told, where outputs there are not finite, parameters have
+    no effect, or a function closes over traced values, counts as dependent: to differentiate a batch whole is always
+    right. Networks of lib's own layers need no test.
 
     Args:
         net, params, x: a network, its parameters and inputs, of which shapes and dtypes matter alone.
@@ -88,6 +88,9 @@ def _apart(apply_fn: Any, params: PyTree, x: PyTree) -> Array:
     f = lambda x: jax.jvp(lambda theta: apply_fn(theta, x), (params,), (omega,))
     one = lambda x_i: jax.tree.map(lambda leaf: leaf[0], f(jax.tree.map(lambda leaf: leaf[None], x_i)))
     with jax.default_matmul_precision("highest"):
-        pairs = zip(f(x), jax.vmap(one)(x), strict=True)
-    close = [abs(a - b).max() <= jnp.finfo(a.dtype).eps ** 0.5 * abs(a).max() for a, b in pairs]
-    return jnp.stack(close).all()
+        together, alone = f(x), jax.vmap(one)(x)
+    size = [jnp.abs(a).max() for a in together]
+    close = [
+        jnp.abs(a - b).max() <= jnp.finfo(a.dtype).eps ** 0.5 * s for a, b, s in zip(together, alone, size, strict=True)
+    ]
+    return jnp.stack([*close, size[1] > 0]).all()

@@ -124,7 +124,7 @@ def test_positions_and_gradients_in_any_memory_are_two_ways_to_one_convolution(x
 def test_gradients_of_some_images_at_a_time_are_those_of_all_at_once(x64, some, monkeypatch):
     net = NETWORKS["strides, paddings, pooling, normalisation"]
     params, x = finite(net, 5)
-    images, delta = layer_factors(as_apply_fn(net), params, x)["layers_3"]
+    images, delta, _ = layer_factors(as_apply_fn(net), params, x)["layers_3"]
     layer, factors = net.layers[3], (images, delta.reshape(1, 5, -1, 5))
     whole = _by_gradients(layer, factors, None, 2**30)
     windows = jax.eval_shape(layer.windows, images[0])
