@@ -26,9 +26,9 @@ def acts_on_batch(net: Network, params: PyTree, x: Batch) -> bool:
     """Whether an example's outputs, or their derivatives, depend on the examples beside it, or on their number.
 
     Three examples together are compared with each alone, once for a function and its shapes: at random parameters and
-    inputs, so that it is known inside `jit` too. What cannot be told, where outputs there are not finite, parameters have
-    no effect, or a function closes over traced values, counts as dependent: to differentiate a batch whole is always
-    right. Networks of lib's own layers need no test.
+    inputs, so that it is known inside `jit` too. What cannot be told, where outputs there are not finite, parameters
+    have no effect, or a function closes over traced values, counts as dependent: to differentiate a batch whole is
+    always right. Networks of lib's own layers need no test.
 
     Args:
         net, params, x: a network, its parameters and inputs, of which shapes and dtypes matter alone.
