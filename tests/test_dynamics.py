@@ -156,6 +156,20 @@ def test_times_lead_in_every_result():
     )
 
 
+def test_weights_of_single_precision_take_coefficients_of_double(x64):
+    """Closed forms are worked out in double precision, for networks that are trained in single."""
+    net, params, x = small_network()
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    a = jnp.cos(jnp.arange(10.0)).reshape(5, 2)
+    omega = weight_change(net, single, x.astype(jnp.float32), a)
+    assert {leaf.dtype for leaf in jax.tree.leaves(omega)} == {jnp.dtype(jnp.float32)}
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5),
+        omega,
+        weight_change(net, params, x, a),
+    )
+
+
 def test_errors_name_the_argument():
     net, params, x = small_network()
     theta, y, f0_x = empirical_ntk(net, params, x), jnp.ones((5, 2)), net(params, x)

@@ -117,6 +117,17 @@ def test_conjugate_gradients_need_only_products(x64):
     np.testing.assert_allclose(ntk_vector_product(net, params, x_test, x, a), mean, rtol=1e-8)
 
 
+def test_each_kernel_must_have_its_own_shape():
+    one = jnp.ones((2, 2))
+    for name, shapes in (
+        ("xx", [(3, 2), (2, 2), (2, 2)]),
+        ("tx", [(2, 2), (2, 3), (2, 2)]),
+        ("tt", [(2, 2)] * 2 + [(2, 3)]),
+    ):
+        with pytest.raises(ValueError, match=rf"the `{name}` kernel must have shape \(2, 2\)"):
+            posterior(*map(jnp.ones, shapes), one)
+
+
 def test_training_the_readout_to_the_end_is_the_posterior(x64):
     """Sample, then optimise: eq S23 at t → ∞ is eq 13."""
     (xx, tx, tt), y = problem()
