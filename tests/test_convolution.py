@@ -53,6 +53,16 @@ STACKS = {
         *(("conv", (3, 2), ONE, "CIRCULAR"), "relu", ("pool", (2, 3), (1, 2))),
         *(("conv", (2, 1), ONE, "VALID"), "relu", "global"),
     ],
+    "means of Gaussians": [
+        *(
+            ("conv", (2, 3), ONE, "VALID"),
+            ("pool", (2, 1), ONE),
+            "erf",
+            ("conv", ONE, (1, 2), "SAME"),
+            "global",
+            "relu",
+        ),
+    ],
     "pool, flatten": [("conv", (3, 2), ONE, "VALID"), "relu", ("pool", (1, 2), (1, 2)), "flatten"],
     "everything": [
         *(("conv", (3, 3), ONE, "SAME"), BLOCK, ("residual", ["relu", ("conv", (1, 3), ONE, "SAME")], []), "normalize"),
@@ -89,6 +99,7 @@ def assert_kernels_equal(a, b, name, **tolerances):
 
 # Windows and strides of which no two agree in both directions, in images that are not square either.
 MOVES = [((3, 2), (2, 1)), ((2, 3), (1, 2)), ((1, 2), (2, 3))]
+WIDE = ((7, 13), (1, 2))  # larger than the images, and at "CIRCULAR" more than once around them
 
 
 # Finite face ----------------------------------------------------------------------------------------------------------
@@ -98,7 +109,7 @@ MOVES = [((3, 2), (2, 1)), ((2, 3), (1, 2)), ((1, 2), (2, 3))]
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
 def test_it_is_a_sum_over_a_window(padding, parameterization):
     x = jnp.asarray(images(2, 5, 6, 3, 0.0))
-    for window, strides in MOVES:
+    for window, strides in [*MOVES, *([] if padding == "VALID" else [WIDE])]:
         layer = Conv(4, window, strides, padding, 1.5, 0.2, parameterization)
         params = layer.init(KEY, x)
         W, b = (np.asarray(params["params"][name]) for name in ("omega", "beta"))
@@ -145,7 +156,8 @@ def test_weights_are_gaussians_of_the_stated_deviation(parameterization, omega_s
 def test_windows_move_over_covariances_as_over_images(padding):
     """Of all pairs of positions, against loops, and of equal ones; and both are the Gram matrix of what windows see."""
     x = jnp.asarray(images(2, 4, 5, 3, 0.0))
-    layers = {(window, strides): Conv(4, window, strides, padding, 1.5, 0.2) for window, strides in MOVES}
+    moves = [*MOVES, *([] if padding == "VALID" else [WIDE])]
+    layers = {(window, strides): Conv(4, window, strides, padding, 1.5, 0.2) for window, strides in moves}
 
     @jax.jit
     def steps(x):
