@@ -87,6 +87,19 @@ def test_needs_are_those_of_the_more_demanding_branch():
     assert net.apply(net.init(jax.random.key(0), x), x).shape == (3, 1)
 
 
+def test_a_branch_that_flattens_does_not_do_so_for_the_other():
+    """Vectors serve both branches; images, which the shortcut refuses when it is called, are refused by the kernel."""
+    net = Sequential((Residual(Sequential((Flatten(), Dense(6))), shortcut=Dense(6)), Dense(1)))
+    vectors, image = waves(4, 3, 0.0), jnp.asarray(images(3, 4, 4, 2, 0.0))
+    np.testing.assert_allclose(net.kernel(vectors).nngp, 2 * vectors @ vectors.T / 3, **tolerance(vectors))
+    for face, argument in (
+        (net.kernel, "`x1` must have shape"),
+        (lambda x: net.init(jax.random.key(0), x), "needs `x`"),
+    ):
+        with pytest.raises(ValueError, match=argument):
+            face(image)
+
+
 def test_errors_say_what_to_do():
     x = waves(4, 3, 0.0)
     for inner, shortcut in ((relu, None), (identity, None), (Sequential((Dense(8), relu)), erf)):

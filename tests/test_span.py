@@ -52,6 +52,11 @@ def test_dtype_follows():
     assert in_span(images(2, 0.0).astype(np.float32))[0].dtype == np.float32
 
 
+def test_each_array_keeps_its_own_dtype():
+    z, zt = in_span(images(2, 0.0).astype(np.float32), images(3, 1.0))
+    assert (z.dtype, zt.dtype) == (np.float32, np.float64)
+
+
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="`inputs` must agree in all but their first axis"):
         in_span(np.ones((2, 3)), np.ones((2, 4)))
