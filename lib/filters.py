@@ -8,6 +8,7 @@ from collections.abc import Callable
 from math import factorial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
@@ -95,11 +96,13 @@ def mean_decay(z: Array) -> Array:
     return jnp.where(near, series, -jnp.expm1(-far) / far)
 
 
+@jax.jit
 def _flow_residual(t: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
     lam, time, converged = _flow_times(t, eigenvalues)
     return jnp.where(converged, jnp.where(lam > 0, 0.0, 1.0), jnp.exp(-lam * time))
 
 
+@jax.jit
 def _flow_response(t: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
     lam, time, converged = _flow_times(t, eigenvalues)
     early = lam * time < 1
@@ -115,6 +118,7 @@ def _flow_times(t: ArrayLike, eigenvalues: Array) -> tuple[Array, Array, Array]:
     return not_negative(eigenvalues), jnp.where(jnp.isinf(time), 1.0, time), jnp.isinf(time)
 
 
+@jax.jit
 def _descent_residual(
     learning_rate: ArrayLike, steps: Int[Array, "*steps"], eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*steps n"]:
@@ -124,6 +128,7 @@ def _descent_residual(
     return jnp.where(slow, jnp.exp(exponent), jnp.where(fast, swung, _power(x, i, slow | fast)))
 
 
+@jax.jit
 def _descent_response(
     learning_rate: ArrayLike, steps: Int[Array, "*steps"], eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*steps n"]:

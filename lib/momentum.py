@@ -101,6 +101,7 @@ def _repeated(
     return Filter(Partial(_repeated_residual, *leaves), Partial(_repeated_response, *leaves))
 
 
+@jax.jit
 def _repeated_residual(
     learning_rate: ArrayLike,
     momentum: ArrayLike,
@@ -113,6 +114,7 @@ def _repeated_residual(
     return near + row[0]
 
 
+@jax.jit
 def _repeated_response(
     learning_rate: ArrayLike,
     momentum: ArrayLike,
@@ -139,7 +141,6 @@ def _step(
     return jnp.stack([jnp.stack([x * 0 + entry for entry in row]) for row in rows])
 
 
-@jax.jit
 def _first_row(
     change: Float[Array, "3 3 n"], count: Int[Array, "*t"]
 ) -> tuple[Float[Array, "3 *t n"], Float[Array, "*t n"]]:
@@ -178,7 +179,6 @@ def _first_row(
     return row, near
 
 
-@jax.jit
 def _oscillation(p: Array, q: Array) -> Array:
     """g for p = −β̃s/2 and q = λs²; the roots times −s are p ± √(p² − q)."""
     z = p**2 - q
@@ -195,7 +195,6 @@ def _oscillation(p: Array, q: Array) -> Array:
     return jnp.where(z > 1, apart, together)
 
 
-@jax.jit
 def _displacement(p: Array, q: Array) -> Array:
     """h/s²: (1 − g)/q where 1 − g keeps its digits, else a difference of the two modes, or a power series in s."""
     z = p**2 - q
@@ -212,12 +211,14 @@ def _displacement(p: Array, q: Array) -> Array:
     return jnp.where((q >= 1) & ((z <= 1) | (slow >= 1)), direct, jnp.where(z > 1, apart, series))
 
 
+@jax.jit
 def _oscillator_residual(
     s: ArrayLike, momentum: ArrayLike, learning_rate: ArrayLike, eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*s n"]:
     return _oscillation(*_scaled(s, momentum, learning_rate, eigenvalues)[1:])
 
 
+@jax.jit
 def _oscillator_response(
     s: ArrayLike, momentum: ArrayLike, learning_rate: ArrayLike, eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*s n"]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from lib.checks import as_array, check_symmetric, check_targets
 from lib.filters import Filter
@@ -104,7 +104,7 @@ def function_product(
     return _product(function, spectrum, r)
 
 
-def _with_hidden(bare: Callable[..., Array], hidden: list[Array], eigenvalues: Array) -> Array:
+def _with_hidden(bare: Callable[..., Array], hidden: list[ArrayLike], eigenvalues: Array) -> Array:
     return bare(eigenvalues, *hidden)
 
 
@@ -128,14 +128,20 @@ def _product_jvp(primals, tangents):
 
 
 def _divided_differences(function: Callable[[Array], Array], lam: Float[Array, " n"]) -> Float[Array, "*t n n"]:
-    """(f(λ_i) − f(λ_j))/(λ_i − λ_j), or where they are close, and that has lost its digits, what tends to f′(λ_i).
+    """(f(λ_i) − f(λ_j))/(λ_i − λ_j), or what that tends to where it has lost its digits."""
+    derivative = lambda f: lambda lam: jax.jvp(f, (lam,), (jnp.ones_like(lam),))
+    (f, slopes), (_, curvature) = derivative(derivative(function))(lam)
+    return _quotients(lam, f, slopes, curvature)
 
-    The mean of both ends' f′, corrected by their f″, errs by gap⁴ f⁽⁵⁾/720. The correction is about gap² f‴/12, so that
-    its square over f′ estimates this error.
+
+@jax.jit
+def _quotients(
+    lam: Float[Array, " n"], f: Float[Array, "*t n"], slopes: Float[Array, "*t n"], curvature: Float[Array, "*t n"]
+) -> Float[Array, "*t n n"]:
+    """Where λ_i and λ_j are close, the mean of both ends' f′, corrected by their f″, which errs by gap⁴ f⁽⁵⁾/720.
+
+    The correction is about gap² f‴/12, so that its square over f′ estimates that error.
     """
-    derivative = lambda f: lambda lam: jax.jvp(f, (lam,), (jnp.ones_like(lam),))[1]
-    slope = derivative(function)
-    f, slopes, curvature = function(lam), slope(lam), derivative(slope)(lam)
     outer = lambda operation, x: operation(x[..., :, None], x[..., None, :])
     gap = outer(jnp.subtract, lam)
     apart = gap != 0

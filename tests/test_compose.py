@@ -99,7 +99,17 @@ def test_decay_is_noise(x64):
     np.testing.assert_allclose(test_outputs(decompose(gram(x, x)), *args), mean, rtol=1e-10)
 
 
+def test_weights_may_be_a_list_and_keep_the_eigenvalues_digits():
+    lam = jnp.array(MODES)
+    mean = averaged(descent(0.3, jnp.arange(3)), [0.1, 0.2, 0.7])
+    np.testing.assert_allclose(mean.residual(lam) + lam * mean.response(lam), 1, **tolerance(lam, scale=1e-3))
+    array = averaged(descent(0.3, jnp.arange(3)), jnp.array([0.1, 0.2, 0.7]))
+    np.testing.assert_array_equal(mean.response(lam), array.response(lam))
+
+
 def test_errors_name_the_argument():
+    with pytest.raises(TypeError, match="`weights` must be an array of numbers, got str"):
+        averaged(descent(0.1, jnp.arange(5)), "equal")
     with pytest.raises(ValueError, match="`filter` must be made with an array of steps"):
         averaged(descent(0.1, 5))
     with pytest.raises(ValueError, match=r"`weights` must have shape \(5,\)"):

@@ -185,6 +185,8 @@ def test_errors_name_the_argument():
     with pytest.raises(ValueError, match="`theta_tx` must have shape"):
         lib.test_outputs(spectrum, flow(1.0), y, f0_x, theta[:, :3], f0_x)
     with pytest.raises(ValueError, match="`f0_test` must have shape"):
+        lib.test_outputs(spectrum, flow(1.0), y, f0_x, theta, 0.0)
+    with pytest.raises(ValueError, match="`f0_test` must have shape"):
         lib.test_outputs(spectrum, flow(1.0), y, f0_x, theta, f0_x[:, :1])
     with pytest.raises(ValueError, match=r"`a` must have shape \(..., N, K\)"):
         weight_change(net, params, x, y[:4])

@@ -156,6 +156,12 @@ def test_shapes_dtypes_and_traced_steps():
     np.testing.assert_allclose(traced, heavy_ball(0.1, 0.9, jnp.array([3, 4])).residual(lam), **tolerance(lam))
 
 
+def test_the_flow_takes_its_rates_by_name():
+    """`heavy_ball` has them in another order: without their names a swap would be silent."""
+    with pytest.raises(TypeError, match="takes 1 positional argument"):
+        momentum_flow(1.0, 0.9, 0.1)
+
+
 @BOTH
 def test_steps_must_be_integers_from_zero(method):
     with pytest.raises(TypeError, match="`steps` must be an integer"):

@@ -25,15 +25,14 @@ from lib import (
     train_outputs,
 )
 
-RNG = np.random.default_rng(0)
-FEATURES = RNG.normal(size=(4, 9))
-PLAIN = FEATURES @ FEATURES.T / 9
-AGAIN = np.ix_([0, 1, 2, 3, 3, 1], [0, 1, 2, 3, 3, 1])
+FEATURES = np.random.default_rng(0).normal(size=(8, 20))
+PLAIN = FEATURES @ FEATURES.T / 20
+AGAIN = np.array([0, 1, 2, 2])
 ANGLES = np.arange(8) * np.pi / 4
 KERNELS = {
     "plain": PLAIN,
-    "repeated inputs": PLAIN[AGAIN],
-    "two outputs": np.kron(PLAIN, np.eye(2)),
+    "two outputs": np.kron(PLAIN[:4, :4], np.eye(2)),
+    "repeated inputs, two outputs": np.kron(PLAIN[np.ix_(AGAIN, AGAIN)], np.eye(2)),
     "a ring": np.exp(np.cos(ANGLES[:, None] - ANGLES)) / 8,
 }
 
@@ -80,10 +79,9 @@ FILTERS = [
 
 
 @pytest.mark.parametrize("filter", FILTERS, ids=range(len(FILTERS)))
-@pytest.mark.parametrize("name", ["repeated inputs", "two outputs"])
-def test_every_filter_has_the_derivative_of_a_difference(x64, name, filter):
-    """To the right, where eigenvalues that are 0 may go. Steps double a polynomial's, and its error falls fourfold."""
-    theta, change, y, f0_x = problem(name)
+def test_every_filter_has_the_derivative_of_a_difference(x64, filter):
+    """To the right, where eigenvalues that are 0 may go, of second order."""
+    theta, change, y, f0_x = problem("repeated inputs, two outputs")
     for function in (train_outputs, coefficients):
         outputs = lambda theta, function=function: function(decompose(theta), filter, y, f0_x)
         start, found = jax.jvp(outputs, (theta,), (change @ change.T,))
@@ -99,16 +97,16 @@ def test_trained_to_the_end_the_derivative_is_that_of_the_solve(x64):
     solved = lambda theta: theta_tx @ jnp.linalg.solve((theta + theta.T) / 2, y)
     np.testing.assert_allclose(jax.jacrev(outputs)(theta), jax.jacrev(solved)(theta), rtol=1e-7, atol=1e-9)
     # Inputs stay repeated, and the solve is that of each once.
-    matrix, y = jnp.asarray(PLAIN), jnp.sin(jnp.arange(4.0))[:, None]
-    move = jnp.asarray(np.cos(np.arange(16.0)).reshape(4, 4))
-    again = lambda s: (matrix + s * (move + move.T))[AGAIN]
-    outputs = lambda s: coefficients(decompose(again(s)), flow(jnp.inf), y[AGAIN[1][0]], 0 * y[AGAIN[1][0]])[0, 0]
-    once = lambda s: jnp.linalg.solve(matrix + s * (move + move.T), y)[0, 0]
+    kernel = lambda s: jnp.asarray(PLAIN[:3, :3]) + s * jnp.asarray(PLAIN[3:6, 3:6])
+    y = jnp.sin(jnp.arange(3.0))[:, None]
+    again = lambda s: decompose(kernel(s)[np.ix_(AGAIN, AGAIN)])
+    outputs = lambda s: coefficients(again(s), flow(jnp.inf), y[AGAIN], 0 * y[AGAIN])[0, 0]
+    once = lambda s: jnp.linalg.solve(kernel(s), y)[0, 0]
     assert float(jax.grad(outputs)(0.0)) == pytest.approx(float(jax.grad(once)(0.0)), rel=1e-8)
 
 
 def test_single_precision_has_the_same_derivative():
-    theta, change, y, f0_x = (x.astype(jnp.float32) for x in problem("repeated inputs"))
+    theta, change, y, f0_x = (x.astype(jnp.float32) for x in problem("repeated inputs, two outputs"))
     outputs = lambda theta: train_outputs(decompose(theta), flow(2.0), y, f0_x)
     found = jax.jvp(outputs, (theta,), (change,))[1]
     double = [np.asarray(x, float) for x in (theta, change, f0_x - y)]
@@ -159,7 +157,7 @@ def test_eigenvalues_and_vectors_have_derivatives_but_at_ties(x64):
     for function in (values, vectors):
         by_difference = (function(1e-6) - function(-1e-6)) / 2e-6
         np.testing.assert_allclose(jax.jacfwd(function)(0.0), by_difference, rtol=1e-6, atol=1e-7)
-    for name in ("repeated inputs", "two outputs", "a ring"):
+    for name in ("repeated inputs, two outputs", "two outputs", "a ring"):
         theta, change, *_ = problem(name)
         changes = np.asarray(jax.jacfwd(values)(0.0))
         tied = np.isclose(np.diff(decompose(theta).eigenvalues), 0, atol=1e-12)
@@ -179,18 +177,17 @@ def test_filters_pass_through_jit():
     assert len(traced) == 1
 
 
-@pytest.mark.parametrize("n", [8, 100, 1000])
+@pytest.mark.parametrize("n", [20, 1000])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_repeated_inputs_have_eigenvalues_of_zero(x64, n, dtype):
     """Each input twice: n/2 eigenvalues are rounding, and none of them may learn. The others all do, where they can."""
     x = np.random.default_rng(0).normal(size=(n // 2, 5)).astype(dtype)
     x = jnp.asarray(np.concatenate([x, x]))
     net = lib.fully_connected(8, 2, 1, lib.erf, W_std=1.5, b_std=0.1)
-    square = jnp.maximum(0, (x**2).sum(1) + (x**2).sum(1)[:, None] - 2 * x @ x.T)
-    for theta in (net.kernel(x).ntk, x @ x.T, jnp.exp(-square / 2)):
+    for theta in (net.kernel(x).ntk, x @ x.T):
         eigenvalues = decompose(theta).eigenvalues
         assert int((eigenvalues == 0).sum()) >= n // 2
-    if n == 100:
+    if n == 20:
         assert int((decompose(net.kernel(x).ntk).eigenvalues == 0).sum()) == n // 2
 
 
