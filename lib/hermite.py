@@ -27,12 +27,14 @@ class Expansion(NamedTuple):
     Attributes:
         a: a_m for m < TERMS, (TERMS, ...).
         square: E[f²], (...).
+        size: √E[f²], and what the rounding of f adds to it, (...): errors are measured by it.
         rest: √(Σ a_m²) over m ≥ TERMS, (...), by Parseval's identity.
         known: whether the nodes resolve f, and reach far enough, (...).
     """
 
     a: Float[Array, "terms ..."]
     square: Float[Array, "..."]
+    size: Float[Array, "..."]
     rest: Float[Array, "..."]
     known: Bool[Array, "..."]
 
@@ -55,8 +57,8 @@ def expand(phi: Callable, order: int, k: Array) -> Expansion:
     f, mirrored = _at_nodes(phi, order, flat)
     a, square = _coefficients(f, mirrored), _mean(f * f, mirrored * mirrored)
     rest = jnp.sqrt(jnp.maximum(square - jnp.sum(a**2, 0), 0))
-    known = _is_known(phi, order, flat)
-    return Expansion(a.reshape(TERMS, *k.shape), *(e.reshape(k.shape) for e in (square, rest, known)))
+    numbers = square, _size(phi, order, flat), rest, _is_known(phi, order, flat)
+    return Expansion(a.reshape(TERMS, *k.shape), *(e.reshape(k.shape) for e in numbers))
 
 
 def product(phi: Callable, order1: int, order2: int, k: Array) -> Float[Array, "..."]:
@@ -99,15 +101,24 @@ def _is_known(phi: Callable, order: int, k: Array) -> Bool[Array, " inputs"]:
     small = rounding(k.dtype)
     f, mirrored = _at_nodes(phi, order, k)
     square, last = _mean(f * f, mirrored * mirrored), _mean(f * f, mirrored * mirrored, slice(-NODES, None))
-    known = (_unresolved(f) + _unresolved(mirrored) <= 10 * small * jnp.sqrt(square)) & (last <= small * square)
+    unresolved = _unresolved(f) + _unresolved(mirrored)
+    known = (unresolved <= 10 * small * _size(phi, order, k)) & (last <= small * square)
     if order:
         phi_here, phi_there = _at_nodes(phi, 0, k)
         size = jnp.sqrt(_mean(phi_here**2, phi_there**2))
+        noise = 64 * jnp.finfo(k.dtype).eps * k ** (order / 2) * _mean(abs(f), abs(mirrored))
         for m in (0, 1):
             a = k ** (order / 2) * _coefficient(m, f, mirrored)
             b = perm(m + order, order) ** 0.5 * _coefficient(m + order, phi_here, phi_there)
-            known &= abs(a - b) <= 100 * small * size
+            known &= abs(a - b) <= 100 * small * size + noise
     return known
+
+
+def _size(phi: Callable, order: int, k: Array) -> Float[Array, " inputs"]:
+    """√E[f²], and what the rounding of f adds: derivatives are differences of terms of the size of the one below."""
+    root_mean_square = lambda order: jnp.sqrt(_mean(*(f * f for f in _at_nodes(phi, order, k))))
+    below = root_mean_square(order - 1) if order else 0
+    return root_mean_square(order) + 16 * float(jnp.finfo(k.dtype).eps) / rounding(k.dtype) * below
 
 
 def _at_nodes(phi: Callable, order: int, k: Array) -> tuple[Array, Array]:
@@ -140,7 +151,7 @@ def _coefficients(f: Array, mirrored: Array) -> Float[Array, "terms ..."]:
 
 def _unresolved(f: Array) -> Float[Array, "..."]:
     """What the two highest Legendre polynomials of each panel hold of f, in the mean over panels."""
-    panels = f.reshape(*f.shape[:-1], -1, NODES)
+    panels = f.reshape(*f.shape[:-1], len(_rule()[0]) // NODES, NODES)
     mass = jnp.asarray(_rule()[1].reshape(-1, NODES).sum(1), f.dtype)
     return jnp.sum(jnp.sum(abs(panels @ jnp.asarray(_highest(), f.dtype)), -1) * mass, -1)
 

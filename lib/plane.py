@@ -76,19 +76,19 @@ def _gaussian_rule(mean: Array, deviation: Array, rule: Array) -> tuple[Array, A
     w_steps = w * jnp.log1p(scale) * (steps + 1 / scale)
     length = REACH - 1 - side * b  # of the outer panel; −1 where nothing is left to add
     away = side * jnp.where(inner > 0, steps, 1 + length * x)  # z − b
-    weights = jnp.where(inner > 0, w_steps, w * length) * jnp.exp(-((b + away) ** 2) / 2) / np.sqrt(2 * np.pi)
+    weights = jnp.where(inner > 0, w_steps, w * length) * jnp.exp(-((b + away) ** 2) / 2)
     start = jnp.where(abs(b) < REACH, 0, mean + deviation * b)  # the v of b, exactly 0 where it is
     return start + deviation * away, weights
 
 
 @lru_cache
 def _rules() -> np.ndarray:
-    """Of the coarse and of the fine rule: nodes on (0, 1), weights, sides ±1 of b, and whether inner, (2, 4, n)."""
+    """Of the coarse and of the fine rule: nodes on (0, 1), weights over √2π, sides ±1 of b, and whether inner, (2, 4, n)."""
     rules = np.zeros((2, 4, 2 * sum(NODES[1])))  # weights of 0 fill the coarse one
     for rule, nodes in zip(rules, NODES, strict=True):
         panels = []
         for n, inner in zip(nodes, (1, 0), strict=True):
             x, w = np.polynomial.legendre.leggauss(n)
-            panels += [[(x + 1) / 2, w / 2, np.full(n, side), np.full(n, inner)] for side in (-1, 1)]
+            panels += [[(x + 1) / 2, w / 2 / np.sqrt(2 * np.pi), np.full(n, side), np.full(n, inner)] for side in (-1, 1)]
         rule[:, : 2 * sum(nodes)] = np.concatenate(panels, 1)
     return rules
