@@ -1,6 +1,6 @@
 """Filters made of filters: one after another, averaged over their steps, or with decay toward the first weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def then(first: Filter, second: Filter) -> Filter:
     return Filter(Partial(_then_residual, first, second), Partial(_then_response, first, second))
 
 
-def averaged(filter: Filter, weights: Float[Array, " i"] | None = None) -> Filter:
+def averaged(filter: Filter, weights: Float[Array, " i"] | Sequence[float] | None = None) -> Filter:
     """The average of an optimiser's iterates: outputs and weights are linear in g and h, so these are averaged.
 
     g = Σ_i w_i g_i / Σ_i w_i,  h = Σ_i w_i h_i / Σ_i w_i

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Integer
 
 from lib.checks import check_steps
 
@@ -120,7 +120,7 @@ def _flow_times(t: ArrayLike, eigenvalues: Array) -> tuple[Array, Array, Array]:
 
 @jax.jit
 def _descent_residual(
-    learning_rate: ArrayLike, steps: Int[Array, "*steps"], eigenvalues: Float[Array, " n"]
+    learning_rate: ArrayLike, steps: Integer[Array, "*steps"], eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*steps n"]:
     x, i, odd, slow, fast = _descent_steps(learning_rate, steps, eigenvalues)
     exponent = i * _log_step(x, slow, fast)
@@ -130,7 +130,7 @@ def _descent_residual(
 
 @jax.jit
 def _descent_response(
-    learning_rate: ArrayLike, steps: Int[Array, "*steps"], eigenvalues: Float[Array, " n"]
+    learning_rate: ArrayLike, steps: Integer[Array, "*steps"], eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*steps n"]:
     x, i, odd, slow, fast = _descent_steps(learning_rate, steps, eigenvalues)
     rate = _slow_rate(jnp.where(slow, x, 0.0))

@@ -8,7 +8,7 @@ from math import factorial
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Integer
 
 from lib.checks import check_steps
 from lib.filters import Filter, horner, mean_decay, not_negative, number
@@ -107,7 +107,7 @@ def _repeated_residual(
     momentum: ArrayLike,
     now: ArrayLike,
     ahead: ArrayLike,
-    steps: Int[Array, "*steps"],
+    steps: Integer[Array, "*steps"],
     eigenvalues: Float[Array, " n"],
 ) -> Float[Array, "*steps n"]:
     row, near = _first_row(_step(learning_rate, momentum, now, ahead, eigenvalues), steps)
@@ -120,7 +120,7 @@ def _repeated_response(
     momentum: ArrayLike,
     now: ArrayLike,
     ahead: ArrayLike,
-    steps: Int[Array, "*steps"],
+    steps: Integer[Array, "*steps"],
     eigenvalues: Float[Array, " n"],
 ) -> Float[Array, "*steps n"]:
     row, _ = _first_row(_step(learning_rate, momentum, now, ahead, eigenvalues), steps)
@@ -142,7 +142,7 @@ def _step(
 
 
 def _first_row(
-    change: Float[Array, "3 3 n"], count: Int[Array, "*t"]
+    change: Float[Array, "3 3 n"], count: Integer[Array, "*t"]
 ) -> tuple[Float[Array, "3 *t n"], Float[Array, "*t n"]]:
     """The first row of Sⁱ by repeated squaring, given S, and what was taken from its first entry, 1 or 0.
 

@@ -224,7 +224,7 @@ def test_without_examples_the_posterior_is_the_prior():
 
 def test_errors_name_the_argument():
     (xx, tx, tt), y = problem()
-    with pytest.raises(TypeError, match="`k_xx` must be an array, got a Kernel; take its .ntk or its .nngp"):
+    with pytest.raises(TypeError, match=r"`k_xx` must be an array, got a Kernel; take its .ntk or its .nngp"):
         posterior(xx, tx, tt, y)
     with pytest.raises(ValueError, match="`k_xx` must be symmetric"):
         posterior(xx.nngp.at[0, 1].add(0.5), tx.nngp, tt.nngp, y)

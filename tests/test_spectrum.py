@@ -91,7 +91,7 @@ def test_every_filter_has_the_derivative_of_a_difference(x64, filter):
 
 
 def test_trained_to_the_end_the_derivative_is_that_of_the_solve(x64):
-    theta, change, y, _ = problem("two outputs")
+    theta, _, y, _ = problem("two outputs")
     theta_tx = jnp.sin(jnp.arange(16.0)).reshape(2, 8)
     outputs = lambda theta: lib.test_outputs(decompose(theta), flow(jnp.inf), y, 0 * y, theta_tx, jnp.zeros((2, 2)))
     solved = lambda theta: theta_tx @ jnp.linalg.solve((theta + theta.T) / 2, y)
@@ -203,7 +203,7 @@ def test_an_asymmetric_kernel_is_refused():
     """A kernel of as many test inputs as training inputs; rounding of single precision is none."""
     theta = jnp.exp(-((jnp.arange(4.0)[:, None] - jnp.arange(4.0) - 0.3) ** 2))
     for function in (decompose, max_learning_rate, lib.critical_learning_rate):
-        with pytest.raises(ValueError, match="`theta` must be symmetric, got a matrix that differs .* by 0.4"):
+        with pytest.raises(ValueError, match=r"`theta` must be symmetric, got a matrix that differs .* by 0.4"):
             function(theta)
         leaves = jax.tree.leaves(jax.jit(function)(theta))
         assert all(np.isnan(leaf).all() for leaf in leaves)
@@ -222,11 +222,11 @@ def test_errors_name_the_argument():
     theta, y = jnp.eye(3), jnp.ones((3, 1))
     with pytest.raises(ValueError, match=r"`theta` must have shape \(N, N\)"):
         decompose(theta[:2])
-    with pytest.raises(TypeError, match="`theta` must be an array, got a Kernel; take its .ntk"):
+    with pytest.raises(TypeError, match=r"`theta` must be an array, got a Kernel; take its .ntk"):
         decompose(lib.Kernel(theta, theta))
-    with pytest.raises(TypeError, match="`spectrum` must be that of .* from `decompose`, got"):
+    with pytest.raises(TypeError, match=r"`spectrum` must be that of .* from `decompose`, got"):
         train_outputs(theta, flow(1.0), y, y)
-    with pytest.raises(TypeError, match="`filter` must be a Filter, such as .* got float"):
+    with pytest.raises(TypeError, match=r"`filter` must be a Filter, such as .* got float"):
         train_outputs(decompose(theta), 1.0, y, y)
     with pytest.raises(ValueError, match="`f0_x` must have the shape of `y`"):
         train_outputs(decompose(theta), flow(1.0), y, 0.0)
