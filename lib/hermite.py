@@ -106,7 +106,7 @@ def _is_known(phi: Callable, order: int, k: Array) -> Bool[Array, " inputs"]:
     if order:
         phi_here, phi_there = _at_nodes(phi, 0, k)
         size = jnp.sqrt(_mean(phi_here**2, phi_there**2))
-        noise = 64 * jnp.finfo(k.dtype).eps * k ** (order / 2) * _mean(abs(f), abs(mirrored))
+        noise = 512 * float(jnp.finfo(k.dtype).eps) * k ** (order / 2) * _mean(abs(f), abs(mirrored))
         for m in (0, 1):
             a = k ** (order / 2) * _coefficient(m, f, mirrored)
             b = perm(m + order, order) ** 0.5 * _coefficient(m + order, phi_here, phi_there)

@@ -26,7 +26,7 @@ def quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pair:
 
     For φ that is smooth on a scale of 1, as tanh, values and first derivatives are within 1e-6 of √(E[φ(u)²] E[φ(v)²])
     or its like in derivatives, in float64, from variance 1e-12 to 1e8, and in float32 within a hundred roundings. So they
-    are where φ has a kink at 0, as |u|. The result is NaN where it is not known: where φ is not resolved (a kink or a
+    are where φ has a kink at 0, as |u|, whose 𝒯̇ is within 1e-5. The result is NaN where it is not known: where φ is not resolved (a kink or a
     jump elsewhere; sin u from a variance of 1e3 on), where it grows so fast that the expectation comes from beyond 12
     standard deviations or overflows, and where φ⁽ⁿ⁾ is not the derivative of φ⁽ⁿ⁻¹⁾ because that jumps: 𝒯̇ of a step, the
     gradient in the variances, and of 𝒯̇, of a kink.

@@ -1,5 +1,9 @@
 """Activations: values of a dataclass, functions on arrays, steps of the kernel."""
 
+import copy
+import pickle
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +27,7 @@ from lib.activations import (
     sin,
     tanh,
 )
+from lib.architectures import fully_connected
 from lib.kernels import input_state
 
 ACTIVATIONS = {
@@ -67,6 +72,29 @@ def test_equal_by_value():
     assert len({relu, erf, tanh, identity, relu}) == 4
     assert leaky_relu(0.1) == leaky_relu(np.float64(0.1)) != leaky_relu(0.2)
     assert polynomial([1, 2]) == polynomial(np.array([1.0, 2.0])) != polynomial((1, 2, 3))
+
+
+@pytest.mark.parametrize("copied", [lambda a: pickle.loads(pickle.dumps(a)), copy.deepcopy, copy.copy])
+def test_copies_are_equal(copied):
+    """Of all activations, of one from somebody else's function, and of a network."""
+    network = fully_connected(8, 2, 1, relu, 1.4, 0.1)
+    for original in (*ACTIVATIONS.values(), activation(jax.nn.softplus), network, network.clone()):
+        assert copied(original) == original
+        assert hash(copied(original)) == hash(original)
+
+
+def test_slopes_and_coefficients_may_be_traced(x64):
+    """Values, kernels and gradients of networks whose activation has parameters that `jit` does not know yet."""
+    x = waves(3, 4, 0.0)
+    make = lambda phi: fully_connected(8, 1, 1, phi, 1.4, 0.1)
+    params = make(relu).init(jax.random.key(0), x)
+    for phi in (leaky_relu, lambda a: polynomial((0, 1, a)), lambda a: polynomial(jnp.stack([0 * a, a]))):
+        traced = jax.jit(lambda a, phi=phi: (make(phi(a)).kernel(x), make(phi(a)).apply(params, x), phi(a)(x)))(0.3)
+        known = make(phi(jnp.asarray(0.3))).kernel(x), make(phi(jnp.asarray(0.3))).apply(params, x), phi(jnp.asarray(0.3))(x)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), traced, known)
+    slope = jax.grad(lambda a: make(leaky_relu(a)).kernel(x).ntk.sum())
+    difference = [make(leaky_relu(0.3 + step)).kernel(x).ntk.sum() for step in (1e-5, -1e-5)]
+    np.testing.assert_allclose(slope(0.3), (difference[0] - difference[1]) / 2e-5, rtol=1e-6)
 
 
 def test_step_of_the_kernel():

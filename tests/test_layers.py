@@ -232,6 +232,37 @@ def test_the_finite_face_takes_traced_deviations(parameterization):
     assert outputs(np.float32(1.5), np.float32(0.3)).dtype == x.dtype
 
 
+@pytest.mark.parametrize(
+    ("W_std", "scale"),
+    [(range(1, 16), 1.0), ([1.0] * 64, 1.0), ([1.0] * 100, 1.0), ([2**0.5] * 3, 1e-12), ([2**0.5] * 3, 1e15)],
+    ids=["growing", "64 layers", "100 layers", "small inputs", "large inputs"],
+)
+def test_single_precision_is_enough_at_every_depth_and_scale(W_std, scale, x64):
+    """ReLU without bias is homogeneous: K on the diagonal is x·x/d Π σ²/2 and Θ = L K; double precision for the rest."""
+    x = scale * waves(4, 3, 0.0)
+    net = Sequential([layer for sigma in W_std for layer in (Dense(8, sigma), relu)][:-1])
+    single, double = net.kernel(x.astype(jnp.float32)), net.kernel(x)
+    assert {k.dtype for k in single} == {jnp.dtype(jnp.float32)}
+    variance = np.mean(np.square(x), 1) * np.prod(np.square(W_std, dtype=float)) / 2.0 ** (len(W_std) - 1)
+    np.testing.assert_allclose(jnp.diag(single.nngp), variance, rtol=1e-4)
+    np.testing.assert_allclose(jnp.diag(single.ntk), len(W_std) * variance, rtol=1e-4)
+    for one, other in zip(single, double, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-3)
+
+
+@pytest.mark.parametrize("phi", [relu, erf, tanh], ids=lambda phi: phi.name)
+def test_kernels_of_no_examples_are_empty(phi):
+    """In the shape and dtype of what they would hold, compiled or not, and so are outputs."""
+    vectors = Sequential((Flatten(), Dense(5, 1.5, 0.1), phi, Dense(1)))
+    x = jnp.asarray(images(3, 2, 2, 1, 0.0))
+    for x1, x2, shape in [(x[:0], x, (0, 3)), (x, x[:0], (3, 0)), (x[:0], None, (0, 0)), (x[:0], x[:0], (0, 0))]:
+        for kernel in (vectors.kernel, jax.jit(vectors.kernel)):
+            assert {(k.shape, k.dtype) for k in kernel(x1, x2)} == {(shape, x.dtype)}
+    assert vectors.apply(vectors.init(KEY, x), x[:0]).shape == (0, 1)
+    many = jnp.ones((600, 2, 2, 1))
+    assert vectors.kernel(many, x[:0]).ntk.shape == (600, 0)
+
+
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +324,8 @@ def test_fields_that_are_wrong_are_named():
             Dense(features)
     with pytest.raises(TypeError, match=r"`W_std` must be a real number, got '1\.5'"):
         Dense(3, W_std="1.5")
+    with pytest.raises(TypeError, match="`W_std` must be a real number, got True"):
+        Dense(3, W_std=True)
     with pytest.raises(TypeError, match="`W_std` must be a real number, got None"):
         Dense(3, W_std=None)
     with pytest.raises(TypeError, match="`b_std` must be a real number"):
