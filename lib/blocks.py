@@ -1,8 +1,8 @@
 """Kernels that do not fit at once: blocks of a stated memory, over the devices at hand."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -72,7 +72,7 @@ def kernel_in_blocks(
         # Those on the diagonal last, because the last row of blocks may overlap with the one before.
         for on_diagonal in (False, True):
             chosen = [(i, j) for i, j in corners if (symmetric and i == j) == on_diagonal]
-            block = partial(_block, net, edge, on_diagonal)
+            block = _Block(net, edge, on_diagonal)
             for (i, j), parts in on_devices(block, inputs, chosen, mesh):
                 rows, columns = slice(i, i + edge), slice(j, j + edge)
                 for whole, part in zip(kernel, parts, strict=True):
@@ -83,25 +83,26 @@ def kernel_in_blocks(
     return kernel
 
 
-def _block(net: Sequential, edge: int, on_diagonal: bool, inputs: tuple[Array, Array], i: Array, j: Array) -> Kernel:
-    a, b = (lax.dynamic_slice_in_dim(x, start, edge) for x, start in zip(inputs, (i, j), strict=True))
-    return net.kernel(a) if on_diagonal else net.kernel(a, b)
+class _Block(NamedTuple):
+    """The kernel of `edge` inputs and as many others, from row i and from column j on."""
+
+    net: Sequential
+    edge: int
+    on_diagonal: bool
+
+    def __call__(self, inputs: tuple[Array, Array], i: Array, j: Array) -> Kernel:
+        a, b = (lax.dynamic_slice_in_dim(x, start, self.edge) for x, start in zip(inputs, (i, j), strict=True))
+        return self.net.kernel(a) if self.on_diagonal else self.net.kernel(a, b)
 
 
 def on_devices(block: Callable, inputs: PyTree, corners: list[tuple[int, int]], mesh: Mesh) -> Iterator[tuple]:
     """(corner, `block(inputs, *corner)` on the host) of each corner, as many at a time as there are devices.
 
-    While results are fetched, those of the next corners are under way.
+    While results are fetched, those of the next corners are under way. Blocks that are equal share a program.
     """
-
-    def one_each(inputs: PyTree, corners: Array) -> PyTree:
-        results = block(inputs, *corners[lax.axis_index(mesh.axis_names)])
-        return jax.tree.map(lambda leaf: leaf[None], results)
-
-    everywhere, apart = PartitionSpec(), PartitionSpec(mesh.axis_names)
-    program = jax.jit(jax.shard_map(one_each, mesh=mesh, in_specs=everywhere, out_specs=apart, check_vma=False))
+    program = partial(_one_each, block, mesh)
     # Processes talk here alone, of one group at a time: messages of two that are under way could be mistaken.
-    gather = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, everywhere))
+    gather = jax.jit(lambda leaf: leaf, out_shardings=NamedSharding(mesh, PartitionSpec()))
     fetch = lambda leaf: np.asarray(leaf if leaf.is_fully_addressable else gather(leaf))
     inputs = _put(inputs, mesh)
     groups = [corners[start : start + mesh.size] for start in range(0, len(corners), mesh.size)]
@@ -112,6 +113,18 @@ def on_devices(block: Callable, inputs: PyTree, corners: list[tuple[int, int]], 
         results = jax.tree.map(fetch, done)
         for k, corner in enumerate(group):
             yield corner, jax.tree.map(lambda leaf, k=k: leaf[k], results)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _one_each(block: Callable, mesh: Mesh, inputs: PyTree, corners: Array) -> PyTree:
+    """The block of one corner on each device, and so the results of all along a first axis."""
+
+    def own(inputs: PyTree, corners: Array) -> PyTree:
+        results = block(inputs, *corners[lax.axis_index(mesh.axis_names)])
+        return jax.tree.map(lambda leaf: leaf[None], results)
+
+    everywhere, apart = PartitionSpec(), PartitionSpec(mesh.axis_names)
+    return jax.shard_map(own, mesh=mesh, in_specs=everywhere, out_specs=apart, check_vma=False)(inputs, corners)
 
 
 def _put(inputs: PyTree, mesh: Mesh) -> PyTree:
@@ -129,9 +142,8 @@ def _corners(n1: int, n2: int, edge: int, symmetric: bool) -> list[tuple[int, in
 
 def _largest_edge(net: Any, x1: Batch, x2: Batch, memory: int) -> int:
     """Rows of the largest square block that fits, to a fifth or so, from what the compiler says larger ones take."""
-    results = (
-        2 * jax.eval_shape(net.kernel, _rows(x1, 1), _rows(x2, 1)).nngp.dtype.itemsize
-    )  # bytes of a pair's two entries
+    entry = jax.eval_shape(net.kernel, _rows(x1, 1), _rows(x2, 1)).nngp.dtype.itemsize  # bytes
+    results = 2 * entry
     edge = max(1, min(len(x1), len(x2), int((memory / results) ** 0.5)))
     while (needed := block_bytes(net, x1, x2, edge)) > memory:
         if edge == 1:
@@ -143,7 +155,12 @@ def _largest_edge(net: Any, x1: Batch, x2: Batch, memory: int) -> int:
 
 def block_bytes(net: Any, x1: Batch, x2: Batch, edge: int) -> int:
     """What compiled kernels of two batches of `edge` inputs take: the inputs, and all else for those under way."""
-    stats: Any = jax.jit(net.kernel).lower(_rows(x1, edge), _rows(x2, edge)).compile().memory_analysis()
+    return _block_bytes(net, _rows(x1, edge), _rows(x2, edge))
+
+
+@lru_cache(maxsize=64)
+def _block_bytes(net: Any, rows1: jax.ShapeDtypeStruct, rows2: jax.ShapeDtypeStruct) -> int:
+    stats: Any = jax.jit(net.kernel).lower(rows1, rows2).compile().memory_analysis()
     # One is computed while another waits for it to end, or is copied, and the last one is written into the whole.
     return stats.argument_size_in_bytes + 3 * stats.output_size_in_bytes + 2 * stats.temp_size_in_bytes
 

@@ -82,17 +82,11 @@ def empirical_ntk(
     x2 = x1 if symmetric else x2
     (starts1, rows1), (starts2, rows2) = (_starts(n, path.rows) for n in (n1, n2))
     corners = [(i, j) for i in starts1 for j in starts2 if i <= j or not symmetric]
-    steps = _steps(path, memory)
     inputs = (apply_fn, params), x1, x2
-
-    def block(inputs: tuple[Model, PyTree, PyTree], i: Array, j: Array) -> Array:
-        model, x1, x2 = inputs
-        return steps.contract(model, steps.factors(model, x1, i, rows1), steps.factors(model, x2, j, rows2))
-
     if mesh is None:
-        results = _one_by_one(steps, inputs, corners, (rows1, rows2), symmetric)
+        results = _one_by_one(_steps(path, memory), inputs, corners, (rows1, rows2), symmetric)
     else:
-        results = on_devices(block, inputs, corners, mesh)
+        results = on_devices(_Block(path, memory, rows1, rows2), inputs, corners, mesh)
     blocks = {}
     for (i, j), theta in tqdm(results, "blocks of the empirical kernel", len(corners), disable=None):
         blocks[i, j] = theta
@@ -145,6 +139,19 @@ def ntk_vector_product(
     v = jax.tree.map(lambda leaf, f: jnp.asarray(leaf, f.dtype), v, f2)
     (omega,) = jax.vjp(lambda theta: apply_fn(theta, x2), params)[1](v)
     return jax.jvp(lambda theta: apply_fn(theta, x1), (params,), (omega,))[1]
+
+
+class _Block(NamedTuple):
+    """Θ̂ of the examples of x1 from i on, `rows1` of them, and those of x2 from j on."""
+
+    path: NtkPath
+    memory: int
+    rows1: int
+    rows2: int
+
+    def __call__(self, inputs: tuple[Model, PyTree, PyTree], i: Array, j: Array) -> Array:
+        (model, x1, x2), steps = inputs, _steps(self.path, self.memory)
+        return steps.contract(model, steps.factors(model, x1, i, self.rows1), steps.factors(model, x2, j, self.rows2))
 
 
 class _Steps(NamedTuple):

@@ -1,7 +1,7 @@
 """Expectations of functions of one Gaussian, and their expansion in Hermite polynomials."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import perm
 from typing import NamedTuple
 
@@ -76,7 +76,10 @@ def mehler(f: Expansion, g: Expansion, rho: Array) -> Float[Array, "..."]:
     # The largest share of E[f²] in each block of terms and those above it, over all inputs.
     above = jnp.asarray(np.triu(np.ones((TERMS // BLOCK,) * 2)), rho.dtype)
     left = [
-        above @ jnp.max(e.a**2 / jnp.where(e.square > 0, e.square, 1), tuple(range(1, e.a.ndim)), initial=0).reshape(-1, BLOCK).sum(1)
+        above
+        @ jnp.max(e.a**2 / jnp.where(e.square > 0, e.square, 1), tuple(range(1, e.a.ndim)), initial=0)
+        .reshape(-1, BLOCK)
+        .sum(1)
         for e in (f, g)
     ]
     blocks = jnp.sum(~(left[0] * left[1] <= (jnp.finfo(rho.dtype).eps / 16) ** 2))  # NaN counts

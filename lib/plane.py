@@ -16,7 +16,12 @@ NODES = ((42, 32), (56, 40))
 
 
 def replace_hard(
-    phi: Callable, orders: tuple[tuple[int, int], ...], k: tuple[Array, Array, Array], size: Array, value: Array, hard: Array
+    phi: Callable,
+    orders: tuple[tuple[int, int], ...],
+    k: tuple[Array, Array, Array],
+    size: Array,
+    value: Array,
+    hard: Array,
 ) -> Float[Array, "orders ..."]:
     """`value`, and E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(v)] by quadrature in the plane where `hard`; NaN where that is not known to 1e-6.
 
@@ -89,6 +94,8 @@ def _rules() -> np.ndarray:
         panels = []
         for n, inner in zip(nodes, (1, 0), strict=True):
             x, w = np.polynomial.legendre.leggauss(n)
-            panels += [[(x + 1) / 2, w / 2 / np.sqrt(2 * np.pi), np.full(n, side), np.full(n, inner)] for side in (-1, 1)]
+            panels += [
+                [(x + 1) / 2, w / 2 / np.sqrt(2 * np.pi), np.full(n, side), np.full(n, inner)] for side in (-1, 1)
+            ]
         rule[:, : 2 * sum(nodes)] = np.concatenate(panels, 1)
     return rules

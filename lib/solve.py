@@ -1,14 +1,15 @@
 """Linear equations with the finite-width tangent kernel, which is never formed."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lib.apply_fn import Network, as_apply_fn
 from lib.checks import as_array, check_floating, check_scalar, check_size
 from lib.empirical import ntk_vector_product
-from lib.linearize import Network, as_apply_fn
 
 
 class Solution(NamedTuple):
@@ -57,12 +58,18 @@ def ntk_solve(
 
     Source: Lee et al. 2019, eq 4; Hestenes & Stiefel 1952.
     """
-    f = jax.eval_shape(as_apply_fn(net), params, x)
+    apply_fn = as_apply_fn(net)
+    f = jax.eval_shape(lambda net, params, x: net(params, x), apply_fn, params, x)
     v = check_floating("v", as_array("v", v)).astype(f.dtype)
     ridge = jnp.asarray(check_scalar("ridge", ridge, least=0), v.dtype)
     tolerance = check_scalar("tolerance", tolerance, least=0)
     steps = None if steps is None else check_size("steps", steps)
-    product = lambda a: ntk_vector_product(net, params, x, x, a) + ridge * a
+    return _solve(apply_fn, params, x, v, ridge, tolerance, steps)
+
+
+@partial(jax.jit, static_argnames="steps")
+def _solve(apply_fn, params, x, v, ridge, tolerance, steps) -> Solution:
+    product = lambda a: ntk_vector_product(apply_fn, params, x, None, a) + ridge * a
     a, _ = jax.scipy.sparse.linalg.cg(product, v, tol=tolerance, maxiter=steps)
     norm = jnp.linalg.norm(v)
     return Solution(a, jnp.linalg.norm(product(a) - v) / jnp.where(norm > 0, norm, 1))

@@ -1,7 +1,6 @@
 """One training loop: a network, its linearisation, or an ensemble of either under `vmap`."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, NamedTuple, SupportsIndex
 
 import jax
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lib.apply_fn import ApplyFn, Network, as_apply_fn
 from lib.checks import check_examples, check_loss, check_optimizer, check_params, check_size
-from lib.same import Same
+from lib.programs import compiled_for
 
 
 class Run(NamedTuple):
@@ -85,13 +84,12 @@ def train(
     apply_fn, params = as_apply_fn(net), check_params("params", params)
     _check(apply_fn, params, loss, optimizer, x, y, steps, batch, key, at)
     order = None if batch is None or key is None else _minibatches(key, check_examples("x", x), batch, steps)
-    params, observed = _loop(loss, Same(optimizer), steps, at, observe, apply_fn, params, x, y, order)
+    loop = compiled_for(_loop, (loss, optimizer.init, optimizer.update, observe), static=("steps", "at"))
+    params, observed = loop(apply_fn, params, x, y, order, steps=steps, at=at)
     return Run(params, jnp.asarray(at, int), observed)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _loop(loss, same, steps, at, observe, apply_fn, params, x, y, order):
-    optimizer = same.optimizer
+def _loop(loss, init, update, observe, apply_fn, params, x, y, order, steps, at):
     observe = observe or (lambda theta: apply_fn(theta, x))
 
     def objective(theta, rows):
@@ -107,13 +105,13 @@ def _loop(loss, same, steps, at, observe, apply_fn, params, x, y, order):
         slot, rows = now
         observed = record(theta, observed, slot)
         gradient = jax.grad(objective)(theta, rows)
-        updates, state = optimizer.update(gradient, state, theta)
+        updates, state = update(gradient, state, theta)
         return (optax.apply_updates(theta, updates), state, observed), None
 
     slots = np.full(steps + 1, len(at))  # step → its place among the observations, or len(at) for none
     slots[list(at)] = np.arange(len(at))
     empty = jax.tree.map(lambda o: jnp.zeros((len(at), *o.shape), o.dtype), jax.eval_shape(observe, params))
-    carry = (params, optimizer.init(params), empty)
+    carry = (params, init(params), empty)
     (params, _, observed), _ = jax.lax.scan(step, carry, (jnp.asarray(slots[:-1]), order), length=steps)
     return params, record(params, observed, jnp.asarray(slots[-1]))
 

@@ -90,7 +90,11 @@ def test_slopes_and_coefficients_may_be_traced(x64):
     params = make(relu).init(jax.random.key(0), x)
     for phi in (leaky_relu, lambda a: polynomial((0, 1, a)), lambda a: polynomial(jnp.stack([0 * a, a]))):
         traced = jax.jit(lambda a, phi=phi: (make(phi(a)).kernel(x), make(phi(a)).apply(params, x), phi(a)(x)))(0.3)
-        known = make(phi(jnp.asarray(0.3))).kernel(x), make(phi(jnp.asarray(0.3))).apply(params, x), phi(jnp.asarray(0.3))(x)
+        known = (
+            make(phi(jnp.asarray(0.3))).kernel(x),
+            make(phi(jnp.asarray(0.3))).apply(params, x),
+            phi(jnp.asarray(0.3))(x),
+        )
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), traced, known)
     slope = jax.grad(lambda a: make(leaky_relu(a)).kernel(x).ntk.sum())
     difference = [make(leaky_relu(0.3 + step)).kernel(x).ntk.sum() for step in (1e-5, -1e-5)]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation import equations
 from conftest import tolerance
 from oracles import convolved, convolved_image, image_kernel, images
-from programs import equations
 
 from lib import convolution
 from lib.activations import erf, relu

@@ -180,13 +180,17 @@ def test_no_variance_is_too_small_or_too_large_for_single_precision(x64):
         return {name: duals_of(DUALS[name]) for name in names}
 
     single, double = (jax.jit(numbers)(k) for k in (k, [a.astype(float) for a in k]))
-    own = {name: jax.jit(lambda a, b, d=DUALS[name]: jnp.sqrt(d(a, a, a)[0]) * jnp.sqrt(d(b, b, b)[0])) for name in names}
+    own = {
+        name: jax.jit(lambda a, b, d=DUALS[name]: jnp.sqrt(d(a, a, a)[0]) * jnp.sqrt(d(b, b, b)[0])) for name in names
+    }
     for name in names:
         (t, t_dot), gradient = single[name]
         (exact, exact_dot), _ = double[name]
         size = own[name](k[0].astype(float), k[2].astype(float))
         np.testing.assert_array_less(abs(t - exact), 1e-5 * size + 1e-38, err_msg=name)
-        np.testing.assert_allclose(t_dot, exact_dot, rtol=1e-5, atol=1e-6 if name == "absolute" else 1e-37, err_msg=name)
+        np.testing.assert_allclose(
+            t_dot, exact_dot, rtol=1e-5, atol=1e-6 if name == "absolute" else 1e-37, err_msg=name
+        )
         np.testing.assert_allclose(gradient, t_dot, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
@@ -197,7 +201,9 @@ def test_rounding_takes_no_dual_past_cauchy_and_schwarz(k):
     above = [jnp.nextafter(jnp.nextafter(k, jnp.float32(jnp.inf)), jnp.float32(jnp.inf)) * sign for sign in (1, -1)]
     for name, pairs in every_dual(lambda dual: [dual(k, c, k) for c in above])():
         if name not in {"polynomial", "gabor", "tanh"}:
-            bound = duals.relu(k, k, k)[0] * 4 if name in {"relu", "leaky_relu", "absolute", "gelu", "identity"} else 1.01
+            bound = (
+                duals.relu(k, k, k)[0] * 4 if name in {"relu", "leaky_relu", "absolute", "gelu", "identity"} else 1.01
+            )
             for t, t_dot in pairs:
                 assert np.isfinite(t) and np.isfinite(t_dot), name
                 assert abs(t) <= bound, name

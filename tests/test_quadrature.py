@@ -9,8 +9,8 @@ import pytest
 from oracles import FUNCTIONS, expectation
 
 from lib import duals
-from lib.architectures import fully_connected
 from lib.activations import tanh
+from lib.architectures import fully_connected
 from lib.quadrature import quadrature
 
 VARIANCES = [1e-12, 1.0, 100.0, 1e5, 1e8]
@@ -117,7 +117,9 @@ def test_a_kink_at_0_is_known_and_its_point_mass_is_not(x64):
     np.testing.assert_allclose(t, exact, atol=1e-6)
     np.testing.assert_allclose(t_dot, exact_dot, atol=1e-5)
     assert np.isnan(jax.grad(lambda c: quadrature(one[0], c, one[0], jnp.abs)[1])(rho[1]))
-    np.testing.assert_allclose(jax.grad(lambda c: quadrature(one[0], c, one[0], jnp.abs)[0])(rho[1]), exact_dot[1], atol=1e-6)
+    np.testing.assert_allclose(
+        jax.grad(lambda c: quadrature(one[0], c, one[0], jnp.abs)[0])(rho[1]), exact_dot[1], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(

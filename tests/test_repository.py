@@ -23,7 +23,7 @@ ORDER = [
     *("apply_fn", "linearize", "jacobian", "coupling", "backprop", "layerwise", "paths", "empirical"),
     *("readout", "solve"),
     *("filters", "momentum", "compose", "spectrum", "dynamics"),
-    *("programs", "evolution", "optimizers", "linearity", "gp", "likelihood", "same", "training", "span"),
+    *("programs", "evolution", "optimizers", "linearity", "gp", "likelihood", "training", "span"),
     *("provenance", "scales", "records", "paper", "plotting", "slider"),
 ]
 
