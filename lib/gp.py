@@ -98,8 +98,8 @@ def ensemble(
 
     Source: Lee et al. 2019, eqs 14-15, for any filter.
     """
-    check_problem(spectrum, filter, y)
     k_xx, theta_tx, k_tt, y = _checked(kernel_xx.nngp, kernel_tx.ntk, kernel_tt.nngp, y)
+    check_problem(spectrum, filter, y)
     A = jnp.swapaxes(function_product(spectrum, filter.response, theta_tx.T), -1, -2)  # (..., M, N)
     cross = jnp.matmul(A, kernel_tx.nngp.T, precision="highest")  # (..., M, M)
     spread = jnp.einsum("...mi,ij,...nj->...mn", A, k_xx, A, precision="highest")
