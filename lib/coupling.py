@@ -1,10 +1,11 @@
 """Do the examples of a batch act on each other?"""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, PyTree
 
@@ -47,16 +48,17 @@ def _acts_on_batch(structure: Any, leaves: tuple) -> bool:
     apply_fn, params, x = jax.tree.unflatten(structure, leaves)
     if is_module(apply_fn) and _takes_examples_apart(apply_fn, params, x):
         return False
-    with jax.ensure_compile_time_eval():
-        keys = jax.random.split(jax.random.key(0), len(leaves))
-        apply_fn, params, x = jax.tree.unflatten(structure, map(_random, keys, leaves))
-        # Weights as small as keeps the scale of what they act on.
-        params = jax.tree.map(lambda p: p / max(1, p.size // p.shape[-1]) ** 0.5 if p.ndim > 1 else p, params)
-        program = jax.jit(_apart).lower(apply_fn, params, x).compile(FAST)
-        try:
-            return not program(apply_fn, params, x)
-        except TypeError:  # it waits for the traced values that the function closes over
-            return True
+    # In NumPy, which compiles nothing, inside `jit` or not.
+    random = partial(_random, np.random.default_rng(0))
+    apply_fn, params, x = jax.tree.unflatten(structure, map(random, leaves))
+    # Weights as small as keeps the scale of what they act on.
+    params = jax.tree.map(lambda p: (p / _fan_in(p) ** 0.5).astype(p.dtype), params)
+    omega = jax.tree.map(lambda p: np.cos(np.arange(p.size)).reshape(p.shape).astype(p.dtype), params)
+    program = jax.jit(_apart).lower(apply_fn, params, omega, x).compile(FAST)
+    try:
+        return not program(apply_fn, params, omega, x)
+    except TypeError:  # it waits for the traced values that the function closes over
+        return True
 
 
 def _takes_examples_apart(net: Network, params: PyTree, x: PyTree) -> bool:
@@ -72,19 +74,23 @@ def _takes_examples_apart(net: Network, params: PyTree, x: PyTree) -> bool:
     return types <= set(APART)
 
 
-def _random(key: Array, shape: jax.ShapeDtypeStruct) -> Array:
+def _fan_in(weights: np.ndarray) -> int:
+    return max(1, weights.size // weights.shape[-1]) if weights.ndim > 1 else 1
+
+
+def _random(rng: np.random.Generator, shape: jax.ShapeDtypeStruct) -> np.ndarray | Array:
     """Gaussian numbers; of whole ones rows of 0 and 1 in turn; or keys."""
     if jnp.issubdtype(shape.dtype, jnp.inexact):
-        return jax.random.normal(key, shape.shape, shape.dtype)
+        return rng.standard_normal(shape.shape).astype(shape.dtype)
     if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
-        return jax.random.split(key, shape.shape)
-    rows = jnp.arange(shape.shape[0] if shape.shape else 1) % 2
-    return jnp.broadcast_to(rows.reshape(-1, *[1] * (len(shape.shape) - 1)), shape.shape).astype(shape.dtype)
+        with jax.ensure_compile_time_eval():
+            return jax.random.split(jax.random.key(0), shape.shape)
+    rows = np.arange(shape.shape[0] if shape.shape else 1) % 2
+    return np.broadcast_to(rows.reshape(-1, *[1] * (len(shape.shape) - 1)), shape.shape).astype(shape.dtype)
 
 
-def _apart(apply_fn: Any, params: PyTree, x: PyTree) -> Array:
-    """Whether outputs and their change along one direction are equal for examples together and for each alone."""
-    omega = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), params)
+def _apart(apply_fn: Any, params: PyTree, omega: PyTree, x: PyTree) -> Array:
+    """Whether outputs and their change along ω are equal for examples together and for each alone."""
     f = lambda x: jax.jvp(lambda theta: apply_fn(theta, x), (params,), (omega,))
     one = lambda x_i: jax.tree.map(lambda leaf: leaf[0], f(jax.tree.map(lambda leaf: leaf[None], x_i)))
     with jax.default_matmul_precision("highest"):
