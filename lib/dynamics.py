@@ -31,9 +31,11 @@ def coefficients(
         f0_x: outputs at initialisation on the training set (N, K).
 
     Returns:
-        a, (..., N, K), with the shape of the filter's times in front.
+        a, (..., N, K), with the shape of the filter's times in front. It can be differentiated, in Θ by way of the
+        spectrum and in the filter's times and rates, wherever eigenvalues coincide; see `decompose`.
 
     Raises:
+        TypeError: when `spectrum` is not of `decompose`, or `filter` no Filter.
         ValueError: when shapes do not fit.
 
     Source: Lee et al. 2019, eq 8.

@@ -193,22 +193,22 @@ def test_little_noise_loses_no_mode(x64):
         return (k_tx @ jnp.linalg.solve(k_xx + noise * jnp.eye(1000), y),)
 
     top = float(net.kernel(jnp.asarray(x[:1])).nngp[0, 0])
-    for share, bound in ((10, 0.02), (0.8, 0.02), (0.1, 0.06)):
+    for share, bound in ((10, 0.02), (0.8, 0.02), (0.1, 0.1)):
         single, double = means(share * 1000 * 1.19e-7 * top)
         assert abs(single - double).max() < bound
 
 
 def test_the_posterior_of_repeated_inputs_can_be_differentiated(x64):
     """Where the Cholesky factor does not exist: by eigenvectors, which have no derivative, yet their function has."""
-    (xx, tx, tt), y = problem()
-    again = np.array([0, 1, 2, 3, 3])
+    angles, again = np.arange(6) * np.pi / 3, np.repeat(np.arange(6), 2)  # a ring, whose eigenvalues come in pairs
+    ring, y = jnp.exp(jnp.cos(angles[:, None] - angles)), jnp.sin(jnp.arange(6.0) ** 2)[:, None]
 
     def weigh(s, rows):
-        k, k_tx = s * xx.nngp + xx.ntk, s * tx.nngp + tx.ntk
-        mean, cov = posterior(k[rows][:, rows], k_tx[:, rows], tt.nngp, y[rows])
+        k = ring + s * jnp.diag(jnp.cos(jnp.arange(6.0)))
+        mean, cov = posterior(k[rows][:, rows], ring[:2, rows], ring[:2, :2], y[rows])
         return mean.sum() + jnp.sin(cov).sum()
 
-    once, twice = (jax.grad(weigh)(0.7, rows) for rows in (again[:4], again))
+    once, twice = (jax.grad(weigh)(0.0, rows) for rows in (np.arange(6), again))
     assert float(twice) == pytest.approx(float(once), rel=1e-6)
 
 
