@@ -105,8 +105,8 @@ def erf(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Source: Lee et al. 2019, eqs S16-S17; Williams 1997.
     """
-    root = spread(k11, k12, k22, 2.0)
-    return 2 / jnp.pi * jnp.arctan(2 * k12 / root), 4 / jnp.pi / root
+    _, inverse = spread(k11, k12, k22, 2.0)
+    return 2 / jnp.pi * jnp.arctan(2 * k12 * inverse), 4 / jnp.pi * inverse
 
 
 def sigmoid_like(k11: Array, k12: Array, k22: Array) -> Pair:
@@ -150,36 +150,43 @@ def identity(k11: Array, k12: Array, k22: Array) -> Pair:
 
 
 @jax.custom_jvp
-def spread(k11: Array, k12: Array, k22: Array, c: Any) -> Float[Array, "..."]:
-    """√((1 + c k11)(1 + c k22) − c² k12²), at least √(1 + c k11 + c k22) whatever is rounded.
+def spread(k11: Array, k12: Array, k22: Array, c: Any) -> Pair:
+    """√D and 1/√D for D = (1 + c k11)(1 + c k22) − c² k12², at least 1 + c k11 + c k22 whatever is rounded.
 
     As √A₁ √A₂ √((L + S²) / A₁A₂) with A = 1 + c k, L = 1 + c (k11 + k22) and S = c √(k11 k22) sin θ: nothing is squared
-    before it is divided, and S² is that of a difference of like numbers, exactly 0 between equal inputs.
+    before it is divided, and S² is that of a difference of like numbers, exactly 0 between equal inputs. The inverse
+    comes along, because the derivative of a quotient squares its denominator.
     """
     A1, A2 = 1 + c * k11, 1 + c * k22
-    norm, share = geometric_mean(k11, k22), lax.rsqrt(A1) * lax.rsqrt(A2)
-    below, above = c * jnp.maximum(norm - k12, 0) * share, c * jnp.maximum(norm + k12, 0) * share
-    return jnp.sqrt((A1 + c * k22) * share * share + below * above) * jnp.sqrt(A1) * jnp.sqrt(A2)
+    norm, k, s1, s2 = normalized(k11, k12, k22)
+    share, scaled = lax.rsqrt(A1) * lax.rsqrt(A2), c * (s1 * lax.rsqrt(A1)) * (s2 * lax.rsqrt(A2))
+    below, above = jnp.maximum(norm - k, 0) * scaled, jnp.maximum(norm + k, 0) * scaled
+    root = jnp.sqrt((A1 + c * k22) * share * share + below * above) * jnp.sqrt(A1) * jnp.sqrt(A2)
+    return root, 1 / root
 
 
 @spread.defjvp
-def _spread_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """Of a root, half the derivative of the square over the root."""
+def _spread_jvp(primals: tuple, tangents: tuple) -> tuple[Pair, Pair]:
+    """d√D = √D dD/2D and d(1/√D) = −dD/2D /√D."""
     k11, k12, k22, c = primals
     d11, d12, d22, _ = tangents
-    root = spread(*primals)
-    along = (1 + c * k22) / root * d11 + (1 + c * k11) / root * d22 - 2 * c * (k12 / root) * d12
-    return root, c / 2 * along
+    root, inverse = spread(*primals)
+    along = (1 + c * k22) * inverse * d11 + (1 + c * k11) * inverse * d22 - 2 * c * (k12 * inverse) * d12
+    relative = c / 2 * along * inverse
+    return (root, inverse), (root * relative, -inverse * relative)
 
 
-def geometric_mean(k11: Array, k22: Array) -> Float[Array, "..."]:
-    """√(k11 k22), where k11 k22 would over- or underflow too; exactly k where both are k."""
-    scale1, scale2 = _power_of_two(k11), _power_of_two(k22)
-    return jnp.sqrt((k11 / scale1 / scale1) * (k22 / scale2 / scale2)) * scale1 * scale2
+def normalized(k11: Array, k12: Array, k22: Array) -> tuple[Array, Array, Array, Array]:
+    """√(k11 k22)/s₁s₂, k12/s₁s₂, s₁ and s₂, with powers of two s ≈ √k, by which division is exact.
+
+    The first two are no larger than 4, where k11 k22 would over- or underflow too, and equal where k11 = k12 = k22.
+    """
+    s1, s2 = _power_of_two(k11), _power_of_two(k22)
+    return jnp.sqrt((k11 / s1 / s1) * (k22 / s2 / s2)), k12 / s1 / s2, s1, s2
 
 
 def _power_of_two(k: Array) -> Float[Array, "..."]:
-    """√k to its first binary digit, by which division is exact."""
+    """√k to its first binary digit."""
     number = jnp.finfo(k.dtype)
     return lax.reduce_precision(jnp.sqrt(jnp.maximum(k, number.tiny)), number.nexp, 0)
 
@@ -189,11 +196,11 @@ def _angle(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Differences of numbers of size √(k11 k22), never of their squares: exactly 0 between equal inputs.
     """
-    norm = geometric_mean(k11, k22)
-    below, above = jnp.sqrt(jnp.maximum(norm - k12, 0)), jnp.sqrt(jnp.maximum(norm + k12, 0))
+    norm, k, s1, s2 = normalized(k11, k12, k22)
+    below, above = jnp.sqrt(jnp.maximum(norm - k, 0)), jnp.sqrt(jnp.maximum(norm + k, 0))
     smaller, larger = jnp.minimum(below, above), jnp.maximum(below, above)
     half = _arctangent(smaller / jnp.maximum(larger, jnp.finfo(larger.dtype).tiny))
-    return 2 * jnp.where(below > above, jnp.pi / 2 - half, half), below * above
+    return 2 * jnp.where(below > above, jnp.pi / 2 - half, half), below * above * s1 * s2
 
 
 def _arctangent(x: Array) -> Float[Array, "..."]:

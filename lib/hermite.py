@@ -119,7 +119,11 @@ def _is_known(phi: Callable, order: int, k: Array) -> Bool[Array, " inputs"]:
 
 def _size(phi: Callable, order: int, k: Array) -> Float[Array, " inputs"]:
     """√E[f²], and what the rounding of f adds: derivatives are differences of terms of the size of the one below."""
-    root_mean_square = lambda order: jnp.sqrt(_mean(*(f * f for f in _at_nodes(phi, order, k))))
+
+    def root_mean_square(order: int) -> Array:
+        f, mirrored = _at_nodes(phi, order, k)
+        return jnp.sqrt(_mean(f * f, mirrored * mirrored))
+
     below = root_mean_square(order - 1) if order else 0
     return root_mean_square(order) + 16 * float(jnp.finfo(k.dtype).eps) / rounding(k.dtype) * below
 

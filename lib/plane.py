@@ -43,7 +43,8 @@ def replace_hard(
     def replace(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         value, left = state
         at = jnp.argmax(left)
-        coarse, fine = jax.vmap(lambda rule: _expectations(phi, orders, *(a[at] for a in pairs), rule))(rules)
+        k11, k12, k22 = (a[at] for a in pairs)
+        coarse, fine = jax.vmap(lambda rule: _expectations(phi, orders, k11, k12, k22, rule))(rules)
         # Errors fall as a power of the number of nodes rises: where the coarse rule is 1e-5 off, the fine one is 1e-6.
         known = abs(fine - coarse) <= 100 * rounding(value.dtype) * size[:, at]
         new = jnp.where(hard[:, at], jnp.where(known, fine, jnp.nan), value[:, at])
@@ -88,7 +89,7 @@ def _gaussian_rule(mean: Array, deviation: Array, rule: Array) -> tuple[Array, A
 
 @lru_cache
 def _rules() -> np.ndarray:
-    """Of the coarse and of the fine rule: nodes on (0, 1), weights over √2π, sides ±1 of b, and whether inner, (2, 4, n)."""
+    """Of the coarse and the fine rule: nodes on (0, 1), weights over √2π, sides ±1 of b, whether inner; (2, 4, n)."""
     rules = np.zeros((2, 4, 2 * sum(NODES[1])))  # weights of 0 fill the coarse one
     for rule, nodes in zip(rules, NODES, strict=True):
         panels = []

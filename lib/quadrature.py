@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lib.checks import known as known_to_hold
-from lib.duals import Pair, divide, geometric_mean
+from lib.duals import Pair, divide, normalized
 from lib.hermite import TERMS, expand, mehler, product, rounding
 from lib.plane import replace_hard
 
@@ -24,12 +24,13 @@ def quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pair:
     Inputs of large variance are therefore slow where they are nearly parallel; standardised ones never are. φ′ is taken
     by automatic differentiation.
 
-    For φ that is smooth on a scale of 1, as tanh, values and first derivatives are within 1e-6 of √(E[φ(u)²] E[φ(v)²])
-    or its like in derivatives, in float64, from variance 1e-12 to 1e8, and in float32 within a hundred roundings. So they
-    are where φ has a kink at 0, as |u|, whose 𝒯̇ is within 1e-5. The result is NaN where it is not known: where φ is not resolved (a kink or a
-    jump elsewhere; sin u from a variance of 1e3 on), where it grows so fast that the expectation comes from beyond 12
-    standard deviations or overflows, and where φ⁽ⁿ⁾ is not the derivative of φ⁽ⁿ⁻¹⁾ because that jumps: 𝒯̇ of a step, the
-    gradient in the variances, and of 𝒯̇, of a kink.
+    For φ that is smooth on a scale of 1, as tanh, values and first derivatives are within 1e-6 of √(E[φ(u)²] E[φ(v)²]),
+    or its like in derivatives, in float64 from variance 1e-12 to 1e8, and within a hundred roundings in float32. So
+    they are where φ has a kink at 0, as |u|, whose 𝒯̇ is within 1e-5. The result is NaN where it is not known:
+    where φ is not resolved (a kink or a jump elsewhere; sin u from a variance of 1e3 on; e^{−u²} and sharper ones at
+    large and different variances), where it overflows or grows so fast that the expectation comes from beyond 12
+    standard deviations, and where φ⁽ⁿ⁾ is not the derivative of φ⁽ⁿ⁻¹⁾, because that jumps: 𝒯̇ of a step, and of a kink
+    the gradient to the variances and that of 𝒯̇. Take a closed form where there is one.
 
     Args:
         k11, k12, k22: variances and covariance, broadcastable. Coefficients are taken at the variances' own shapes.
@@ -47,7 +48,6 @@ def quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pair:
 
     Source: Lee et al. 2019, eq S24; Mehler 1866.
     """
-    slope = jax.grad(phi)
     if k11 is k12 and k12 is k22:  # of an input with itself
         return _own_expectation(phi, 0, 0, k11), _own_expectation(phi, 1, 1, k11)
     return _expectations(phi, ((0, 0), (1, 1)), k11, k12, k22)
@@ -60,7 +60,8 @@ def _expectations(phi: Callable, orders: tuple, k11: Array, k12: Array, k22: Arr
     """
     f = {i: expand(phi, i, k11) for i in dict.fromkeys(i for i, _ in orders)}
     g = {j: expand(phi, j, k22) for j in dict.fromkeys(j for _, j in orders)}
-    rho = jnp.clip(divide(k12, geometric_mean(k11, k22)), -1, 1)
+    norm, k, *_ = normalized(k11, k12, k22)
+    rho = jnp.clip(divide(k, norm), -1, 1)
     equal, power = (k12 == k11) & (k12 == k22), abs(rho) ** TERMS
     values, sizes, hard, known = [], [], [], []
     for i, j in orders:

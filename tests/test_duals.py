@@ -173,7 +173,7 @@ def test_no_variance_is_too_small_or_too_large_for_single_precision(x64):
     sizes = [1e-37, 1e-12, 1.0, 1e4, 1e12, 1e37]
     k11, k22, rho = (a.ravel() for a in np.meshgrid(sizes, sizes, [-0.9, 0.0, 0.3, 0.9]))
     k = [jnp.asarray(a, jnp.float32) for a in (k11, rho * np.sqrt(k11) * np.sqrt(k22), k22)]
-    names = {name for name in DUALS if name not in {"tanh", "gabor", "polynomial", "sin", "cos"}}
+    names = DUALS.keys() - {"tanh", "gabor", "polynomial", "sin", "cos"}
 
     def numbers(k):
         duals_of = lambda dual: (dual(*k), jax.grad(lambda c: dual(k[0], c, k[2])[0].sum())(k[1]))

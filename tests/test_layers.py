@@ -238,7 +238,7 @@ def test_the_finite_face_takes_traced_deviations(parameterization):
     ids=["growing", "64 layers", "100 layers", "small inputs", "large inputs"],
 )
 def test_single_precision_is_enough_at_every_depth_and_scale(W_std, scale, x64):
-    """ReLU without bias is homogeneous: K on the diagonal is x·x/d Π σ²/2 and Θ = L K; double precision for the rest."""
+    """ReLU without bias is homogeneous: K(x, x) = x·x/d Π σ²/2 and Θ(x, x) = L K; for the rest, double precision."""
     x = scale * waves(4, 3, 0.0)
     net = Sequential([layer for sigma in W_std for layer in (Dense(8, sigma), relu)][:-1])
     single, double = net.kernel(x.astype(jnp.float32)), net.kernel(x)
