@@ -105,8 +105,8 @@ def erf(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Source: Lee et al. 2019, eqs S16-S17; Williams 1997.
     """
-    _, inverse = spread(k11, k12, k22, 2.0)
-    return 2 / jnp.pi * jnp.arctan(2 * k12 * inverse), 4 / jnp.pi * inverse
+    _, ratio, inverse = spread(k11, k12, k22, 2.0)
+    return 2 / jnp.pi * jnp.arctan(2 * ratio), 4 / jnp.pi * inverse
 
 
 def sigmoid_like(k11: Array, k12: Array, k22: Array) -> Pair:
@@ -150,30 +150,30 @@ def identity(k11: Array, k12: Array, k22: Array) -> Pair:
 
 
 @jax.custom_jvp
-def spread(k11: Array, k12: Array, k22: Array, c: Any) -> Pair:
-    """√D and 1/√D for D = (1 + c k11)(1 + c k22) − c² k12², at least 1 + c k11 + c k22 whatever is rounded.
+def spread(k11: Array, k12: Array, k22: Array, c: Any) -> tuple[Array, Array, Array]:
+    """√D, k12/√D and 1/√D for D = (1 + c k11)(1 + c k22) − c² k12², at least 1 + c k11 + c k22 whatever is rounded.
 
     As √A₁ √A₂ √((L + S²) / A₁A₂) with A = 1 + c k, L = 1 + c (k11 + k22) and S = c √(k11 k22) sin θ: nothing is squared
-    before it is divided, and S² is that of a difference of like numbers, exactly 0 between equal inputs. The inverse
-    comes along, because the derivative of a quotient squares its denominator.
+    before it is divided, and S² is that of a difference of like numbers, exactly 0 between equal inputs. Quotients
+    come along, because the derivative of one squares its denominator.
     """
     A1, A2 = 1 + c * k11, 1 + c * k22
     norm, k, s1, s2 = normalized(k11, k12, k22)
     share, scaled = lax.rsqrt(A1) * lax.rsqrt(A2), c * (s1 * lax.rsqrt(A1)) * (s2 * lax.rsqrt(A2))
     below, above = jnp.maximum(norm - k, 0) * scaled, jnp.maximum(norm + k, 0) * scaled
     root = jnp.sqrt((A1 + c * k22) * share * share + below * above) * jnp.sqrt(A1) * jnp.sqrt(A2)
-    return root, 1 / root
+    return root, k12 / root, 1 / root
 
 
 @spread.defjvp
-def _spread_jvp(primals: tuple, tangents: tuple) -> tuple[Pair, Pair]:
+def _spread_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """d√D = √D dD/2D and d(1/√D) = −dD/2D /√D."""
-    k11, k12, k22, c = primals
+    k11, _, k22, c = primals
     d11, d12, d22, _ = tangents
-    root, inverse = spread(*primals)
-    along = (1 + c * k22) * inverse * d11 + (1 + c * k11) * inverse * d22 - 2 * c * (k12 * inverse) * d12
+    root, ratio, inverse = spread(*primals)
+    along = (1 + c * k22) * inverse * d11 + (1 + c * k11) * inverse * d22 - 2 * c * ratio * d12
     relative = c / 2 * along * inverse
-    return (root, inverse), (root * relative, -inverse * relative)
+    return (root, ratio, inverse), (root * relative, d12 * inverse - ratio * relative, -inverse * relative)
 
 
 def normalized(k11: Array, k12: Array, k22: Array) -> tuple[Array, Array, Array, Array]:

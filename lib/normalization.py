@@ -101,4 +101,7 @@ class BatchNorm(nn.Module):
 
 def _standardize(x: Array, axis: Any, epsilon: Any) -> Array:
     x = x - jnp.mean(x, axis, keepdims=True)
-    return x * lax.rsqrt(jnp.mean(x**2, axis, keepdims=True) + epsilon)
+    # Large numbers are divided before they are squared; by what does not matter, and so not to derivatives.
+    scale = lax.stop_gradient(jnp.maximum(jnp.max(abs(x), axis, keepdims=True), 1))
+    x = x / scale
+    return x * lax.rsqrt(jnp.mean(x**2, axis, keepdims=True) + epsilon / scale / scale)

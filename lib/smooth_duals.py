@@ -30,11 +30,11 @@ def gelu(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Source: Hendrycks & Gimpel 2016 for φ; Stein 1981.
     """
-    root, inverse = spread(k11, k12, k22, 1.0)
-    p = 1 / 4 + jnp.arctan(k12 * inverse) / (2 * jnp.pi)
+    root, ratio, inverse = spread(k11, k12, k22, 1.0)
+    p = 1 / 4 + jnp.arctan(ratio) / (2 * jnp.pi)
     shared = k12 * lax.rsqrt(1 + k11) * lax.rsqrt(1 + k22)
     t = k12 * p + (root * (k11 / (1 + k11)) * (k22 / (1 + k22)) + shared**2 * inverse) / (2 * jnp.pi)
-    return t, p + k12 * inverse * (1 / (1 + k11) + 1 / (1 + k22) + inverse * inverse) / (2 * jnp.pi)
+    return t, p + ratio * (1 / (1 + k11) + 1 / (1 + k22) + inverse * inverse) / (2 * jnp.pi)
 
 
 def gaussian(k11: Array, k12: Array, k22: Array) -> Pair:
@@ -54,8 +54,8 @@ def gaussian(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Source: Williams 1997.
     """
-    _, inverse = spread(k11, k12, k22, 2.0)
-    return inverse, 4 * k12 * inverse * inverse * inverse
+    _, ratio, inverse = spread(k11, k12, k22, 2.0)
+    return inverse, 4 * ratio * inverse * inverse
 
 
 def sin(k11: Array, k12: Array, k22: Array) -> Pair:

@@ -44,6 +44,17 @@ def test_epsilon_is_added_to_the_covariance_of_each_input():
         np.testing.assert_allclose(state.variance2, var2 / (var2 + layer.epsilon), **tolerance(x1))
 
 
+@pytest.mark.parametrize("layer", [LayerNorm(), BatchNorm()])
+def test_features_may_be_too_large_to_be_squared(layer):
+    """Values, and gradients, which are inversely proportional to the scale."""
+    x = jnp.asarray(images(3, 2, 2, 5, 0.0), jnp.float32)
+    loss = lambda x: jnp.sum(jnp.sin(jnp.arange(60.0, dtype=jnp.float32)) * layer(x).ravel())
+    for scale in (2.0**10, 2.0**70):
+        np.testing.assert_allclose(layer(scale * x), layer(2.0**5 * x), rtol=1e-4, atol=1e-4)
+        slope, unit = jax.grad(loss)(scale * x) * scale, jax.grad(loss)(2.0**5 * x) * 2.0**5
+        np.testing.assert_allclose(slope, unit, rtol=1e-3, atol=1e-3)
+
+
 def test_statistics_are_those_of_the_batch_at_hand():
     x = waves(4, 3, 0.0)
     assert BatchNorm().init(jax.random.key(0), x) == {}
