@@ -73,15 +73,9 @@ def product(phi: Callable, order1: int, order2: int, k: Array) -> Float[Array, "
 def mehler(f: Expansion, g: Expansion, rho: Array) -> Float[Array, "..."]:
     """E[f(u) g(v)] = Σ_m a_m b_m ρᵐ by Horner's rule, from the last term on that matters."""
     a, b = f.a, g.a
-    # The largest share of E[f²] in each block of terms and those above it, over all inputs.
-    above = jnp.asarray(np.triu(np.ones((TERMS // BLOCK,) * 2)), rho.dtype)
-    left = [
-        above
-        @ jnp.max(e.a**2 / jnp.where(e.square > 0, e.square, 1), tuple(range(1, e.a.ndim)), initial=0)
-        .reshape(-1, BLOCK)
-        .sum(1)
-        for e in (f, g)
-    ]
+    # The largest share of E[f²] in each block of terms, and in it and all above it, over all inputs.
+    share = lambda e: jnp.max(e.a**2 / jnp.where(e.square > 0, e.square, 1), tuple(range(1, e.a.ndim)), initial=0)
+    left = [lax.cumsum(share(e).reshape(-1, BLOCK).sum(1), reverse=True) for e in (f, g)]
     blocks = jnp.sum(~(left[0] * left[1] <= (jnp.finfo(rho.dtype).eps / 16) ** 2))  # NaN counts
 
     def add(i: Array, total: Array) -> Array:
@@ -160,7 +154,7 @@ def _unresolved(f: Array) -> Float[Array, "..."]:
     """What the two highest Legendre polynomials of each panel hold of f, in the mean over panels."""
     panels = f.reshape(*f.shape[:-1], len(_rule()[0]) // NODES, NODES)
     mass = jnp.asarray(_rule()[1].reshape(-1, NODES).sum(1), f.dtype)
-    return jnp.sum(jnp.sum(abs(panels @ jnp.asarray(_highest(), f.dtype)), -1) * mass, -1)
+    return jnp.sum(jnp.sum(abs(jnp.matmul(panels, _highest().astype(f.dtype), precision="highest")), -1) * mass, -1)
 
 
 @lru_cache

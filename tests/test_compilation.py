@@ -14,6 +14,7 @@ from problems import half_square
 
 import lib
 from lib import tiles
+from lib.apply_fn import as_apply_fn
 from lib.jacobian import contract
 from lib.layerwise import layer_factors, layer_ntk
 
@@ -36,7 +37,7 @@ def product_free(params, x):
 def share_of_a_layer(net, index, x):
     """Of a layer in Θ̂, from what enters and what leaves it: the passes through the network are its own."""
     params = net.init(KEY, x)
-    factors = layer_factors(net, params, x)[f"layers_{index}"]
+    factors = layer_factors(as_apply_fn(net), params, x)[f"layers_{index}"]
     return precisions(partial(layer_ntk, net.layers[index]), factors, None)
 
 
