@@ -234,7 +234,7 @@ def test_the_finite_face_takes_traced_deviations(parameterization):
 
 @pytest.mark.parametrize(
     ("W_std", "scale"),
-    [(range(1, 16), 1.0), ([1.0] * 64, 1.0), ([1.0] * 100, 1.0), ([2**0.5] * 3, 1e-12), ([2**0.5] * 3, 1e15)],
+    [(range(1, 17), 1.0), ([1.0] * 64, 1.0), ([1.0] * 100, 1.0), ([2**0.5] * 3, 1e-12), ([2**0.5] * 3, 1e15)],
     ids=["growing", "64 layers", "100 layers", "small inputs", "large inputs"],
 )
 def test_single_precision_is_enough_at_every_depth_and_scale(W_std, scale, x64):
