@@ -141,14 +141,15 @@ def _conditioned(
     """The posterior's mean, and the covariance that the data take away."""
     product = partial(jnp.matmul, precision="highest")
     total = k + jnp.asarray(noise_variance, k.dtype) * jnp.eye(len(k), dtype=k.dtype)
-    factor = jnp.linalg.cholesky(total)
+    factor = jnp.linalg.cholesky(jax.lax.stop_gradient(total))  # a gradient of it would be NaN where it is not used
     pivots = jnp.diagonal(factor) ** 2
     definite = pivots.min(initial=jnp.inf) > FLOOR * jnp.finfo(k.dtype).eps * pivots.max(initial=0.0)  # not where NaN
 
     def by_cholesky():
-        features = solve_triangular(factor, k_tx.T, lower=True)
+        lower = _factor(total, factor)
+        features = solve_triangular(lower, k_tx.T, lower=True)
         # Not product(features.T, solve_triangular(factor, y)), whose errors are those of the square roots.
-        return product(k_tx, cho_solve((factor, True), y)), product(features.T, features)
+        return product(k_tx, cho_solve((lower, True), y)), product(features.T, features)
 
     def by_eigenvectors():
         spectrum = decompose(total)
@@ -156,6 +157,21 @@ def _conditioned(
         return product(k_tx, function_product(spectrum, flow(jnp.inf).response, y)), product(features.T, features)
 
     return jax.lax.cond(definite, by_cholesky, by_eigenvectors)
+
+
+@jax.custom_jvp
+def _factor(matrix: Float[Array, "n n"], factor: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The Cholesky factor of a matrix, which is known, with its derivative L Φ(L⁻¹ Ȧ L⁻ᵀ), Φ the lower half."""
+    return factor
+
+
+@_factor.defjvp
+def _factor_jvp(primals, tangents):
+    lower, change = _factor(*primals), tangents[0]
+    half = solve_triangular(lower, (change + change.T) / 2, lower=True)
+    whitened = solve_triangular(lower, half.T, lower=True)
+    phi = jnp.tril(whitened) - jnp.diag(jnp.diagonal(whitened)) / 2
+    return lower, jnp.matmul(lower, phi, precision="highest")
 
 
 def _inverse_root(eigenvalues: Float[Array, " n"]) -> Float[Array, " n"]:
