@@ -3,6 +3,7 @@
 Two networks that differ in those arrays alone share their programs, and no program keeps the arrays alive.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -25,7 +26,8 @@ def as_apply_fn(net: Network) -> Partial:
 
     Its leaves are the arrays that a Flax module holds among its fields, such as a traced W_std, or those that a
     `jax.tree_util.Partial` binds, such as the θ₀ of `linearize`. What is left of a module is hashed by value; any other
-    function is itself, with all that it closes over.
+    function is itself, with all that it closes over, which is read once, when programs are compiled, and stays there.
+    Whoever makes functions anew, or changes what they close over, binds the arrays by a Partial instead.
 
     Example:
         >>> line = jax.tree_util.Partial(lambda slope, params, x: params + slope * x, 2.0)
@@ -35,7 +37,8 @@ def as_apply_fn(net: Network) -> Partial:
     if isinstance(net, Partial):
         return net
     net = _unbound(net)
-    if not callable(net):
+    of_nnx = any(kind.__module__.startswith("flax.nnx") for kind in inspect.getmro(type(net)))
+    if not callable(net) or of_nnx or not jax.tree_util.all_leaves([net]):  # modules that hold their parameters
         raise TypeError(
             f"`net` must be a Flax module or a function apply_fn(params, x), got {type(net).__name__}; "
             "for other libraries' models see the chapter 'Bring your own model'"
@@ -73,8 +76,8 @@ class _Call:
         if isinstance(params, Mapping) and (other := sorted(set(params) - {"params"})):
             raise ValueError(
                 f'`params` of a Flax module must be {{"params": …}} alone, got {other}: other collections are no '
-                "weights. Close over them, as in "
-                'apply_fn = lambda params, x: net.apply({"params": params, **rest}, x)'
+                "weights. Bind them as arrays, as in "
+                'jax.tree_util.Partial(lambda rest, params, x: net.apply({"params": params, **rest}, x), rest)'
             )
         return net.apply(params, x)
 

@@ -16,8 +16,7 @@ from jaxtyping import Array, PyTree
 from lib.apply_fn import ApplyFn, Network, as_apply_fn
 from lib.checks import check_examples
 from lib.convolution import Conv
-from lib.coupling import acts_on_batch
-from lib.jacobian import Batch
+from lib.jacobian import Batch, resized
 from lib.layers import Dense
 
 WEIGHTED = (Dense, Conv)
@@ -79,15 +78,13 @@ def weighted_layers(net: Network, params: PyTree, x: Batch) -> dict[str, Weighte
 
     Raises:
         NotLayered: when another layer has parameters, a layer is used twice, transformed, or given other things than
-            one of each example, or examples act on each other.
+            one of each example. That examples do not act on each other is for `acts_on_batch` to say.
 
     Example:
         >>> x = jnp.ones((2, 5))
         >>> list(weighted_layers(Dense(3), Dense(3).init(jax.random.key(0), x), x))
         ['Dense']
     """
-    if acts_on_batch(net, params, x):
-        raise NotLayered("its examples act on each other, as by BatchNorm, or nothing rules it out")
     apply_fn = as_apply_fn(net)
     calls = _calls(apply_fn, params, x)
     weighted = dict(calls)
@@ -96,7 +93,9 @@ def weighted_layers(net: Network, params: PyTree, x: Batch) -> dict[str, Weighte
     if transformed := [name for name, call in calls if not call.plain]:
         raise NotLayered(f"its layer {transformed[0]} stands within a transformation such as nn.vmap")
     n = check_examples("x", x)
-    if rows := [name for name, call in calls if call.output.shape[0] != n]:
+    more = _calls(apply_fn, params, resized(x, n + 1))  # a table may have as many rows as there are examples now
+    rows = [name for (name, call), (_, other) in zip(calls, more, strict=True) if _rows(call, other) != (n, n + 1)]
+    if rows:
         raise NotLayered(f"the first axis of what its layer {rows[0]} is given is not that of the examples")
     if other := _other_parameters(apply_fn, params, x, weighted):
         raise NotLayered(f"its parameters {other[0]} act elsewhere than in a plain Dense or Conv of lib")
@@ -132,6 +131,10 @@ def _gradient_variances(layer: Any, x: Array, dtype: Any) -> tuple[Array, Array]
     fan_in = math.prod(getattr(layer, "window", ())) * x.shape[-1]
     W_scale, b_scale = layer.W_std / fan_in**0.5, layer.b_std if bias else 0
     return jnp.asarray(W_scale, dtype) ** 2, jnp.asarray(b_scale, dtype) ** 2
+
+
+def _rows(*calls: Weighted) -> tuple[int, ...]:
+    return tuple(call.output.shape[0] for call in calls)
 
 
 def _with_taps(apply_fn: ApplyFn, params: PyTree, x: PyTree, tap: Callable) -> Array:

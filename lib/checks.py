@@ -127,8 +127,9 @@ def check_loss(loss: Any, f: Any, y: Any) -> None:
 def check_optimizer(optimizer: Any) -> None:
     """Or an error that names the argument."""
     if not isinstance(optimizer, optax.GradientTransformation):
+        hint = "; take its .gradient_transformation()" if hasattr(optimizer, "gradient_transformation") else ""
         raise TypeError(
-            f"`optimizer` must be an Optax optimiser such as optax.sgd(0.1), got {type(optimizer).__name__}"
+            f"`optimizer` must be an Optax optimiser such as optax.sgd(0.1), got {type(optimizer).__name__}{hint}"
         )
 
 

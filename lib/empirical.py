@@ -43,7 +43,10 @@ def empirical_ntk(
 
     With BatchNorm examples act on each other. Then each batch is differentiated whole, with statistics of its own: Θ̂
     is J(x1) J(x2)ᵀ with f(θ, x1) and f(θ, x2), and Θ̂ of a part of a batch is not a part of Θ̂. This is found out for any
-    function, by a test of three examples together and each alone (`acts_on_batch`).
+    function, by a test of some examples together and each alone (`acts_on_batch`).
+
+    What a bare function closes over is read once, and kept, as under `jax.jit`. With arrays that change, or in a loop
+    that makes functions anew, let it be `jax.tree_util.Partial(function, arrays)`, which hands them over at each call.
 
     Args:
         net: a Flax module, or any pure `apply_fn(params, x)` → (N, K).

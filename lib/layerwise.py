@@ -12,6 +12,7 @@ from lib.apply_fn import ApplyFn, Network, as_apply_fn, is_module
 from lib.backprop import Factors, NotLayered, backprop, weighted_layers
 from lib.checks import check_examples
 from lib.convolution import Conv, for_each_image
+from lib.coupling import COUPLED, acts_on_batch
 from lib.jacobian import check_batches, inner_products, resized
 
 
@@ -53,6 +54,8 @@ def empirical_ntk_by_layer(
     outputs = check_batches(net, params, x1, x2).shape[1]
     n1, n2 = check_examples("x1", x1), check_examples("x2", x1 if x2 is None else x2)
     try:
+        if acts_on_batch(net, params, x1):
+            raise NotLayered(COUPLED)
         layers = weighted_layers(net, params, resized(x1, max(n1, 1)))
     except NotLayered as error:
         raise ValueError(f"`net` has no kernel by layer, because {error}; `empirical_ntk` takes it whole") from error

@@ -56,12 +56,14 @@ def linearity(net: Network, params0: PyTree, params: PyTree, x: PyTree) -> Linea
     apply_fn = as_apply_fn(net)
     theta0, theta = empirical_ntk(apply_fn, params0, x), empirical_ntk(apply_fn, params, x)
     f0, f, f_lin = apply_fn(params0, x), apply_fn(params, x), linearize(apply_fn, params0)(params, x)
+    # No eigenvalues are known of half precision.
+    largest = lambda k: decompose(k.astype(jnp.promote_types(k.dtype, jnp.float32))).eigenvalues[-1].astype(k.dtype)
     rms = lambda difference: jnp.sqrt(jnp.mean(difference**2))
     change, norm0 = jnp.linalg.norm(theta - theta0), jnp.linalg.norm(theta0)
     return Linearity(
         kernel_change=jnp.where(change == 0, 0, change / jnp.where(change == 0, 1, norm0)),
         rmse=rms(f - f_lin),
         moved=rms(f - f0),
-        lambda_max0=decompose(theta0).eigenvalues[-1],
-        lambda_max=decompose(theta).eigenvalues[-1],
+        lambda_max0=largest(theta0),
+        lambda_max=largest(theta),
     )

@@ -95,7 +95,7 @@ class _Expansion:
         total = derivative(0.0)
         for r in range(1, self.degree + 1):
             derivative = _differentiate(derivative)
-            total = jax.tree.map(lambda sum_, term, r=r: sum_ + term / math.factorial(r), total, derivative(0.0))
+            total = jax.tree.map(lambda sum_, term, r=r: sum_ + term / float(math.factorial(r)), total, derivative(0.0))
         return total
 
 

@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from lib.apply_fn import ApplyFn, Network, as_apply_fn, is_module
 from lib.backprop import NotLayered, backprop, weighted_layers
 from lib.checks import check_examples, check_size
-from lib.coupling import acts_on_batch
+from lib.coupling import COUPLED, acts_on_batch
 from lib.jacobian import Batch, check_batches, resized, shapes_of
 
 
@@ -35,10 +35,10 @@ class NtkPath(NamedTuple):
 def explain_ntk(net: Network, params: PyTree, x1: Batch, x2: Batch | None = None, memory: int = 2**30) -> NtkPath:
     """The path that `empirical_ntk` takes with the same arguments, and why.
 
-    Nothing is computed, but for whether examples act on each other, by three of them at random parameters.
+    Nothing is computed, but for whether examples act on each other (`lib.coupling.acts_on_batch`).
 
     Args:
-        net, params, x1, x2, memory: as of `empirical_ntk`; of arrays, shapes and dtypes matter alone.
+        net, params, x1, x2, memory: as of `empirical_ntk`; shapes and dtypes serve where numbers are not known.
 
     Returns:
         The path; `.reason` says why.
@@ -52,11 +52,11 @@ def explain_ntk(net: Network, params: PyTree, x1: Batch, x2: Batch | None = None
         'jacobian'
     """
     memory = check_size("memory", memory)
+    n1, n2 = check_examples("x1", x1), None if x2 is None else check_examples("x2", x2)
     leaves, structure = jax.tree.flatten(shapes_of((as_apply_fn(net), params, x1, x2)))
-    measured = _measure(structure, tuple(leaves))
+    measured = _measure(structure, tuple(leaves), acts_on_batch(net, params, x1))
     if measured.layers:
         return _by_layers(measured, memory)
-    n1, n2 = check_examples("x1", x1), None if x2 is None else check_examples("x2", x2)
     return _as_a_function(measured, n1, n2, memory)
 
 
@@ -80,23 +80,24 @@ class _Measured(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _measure(structure: Any, leaves: tuple) -> _Measured:
+def _measure(structure: Any, leaves: tuple, coupled: bool) -> _Measured:
     apply_fn, params, x1, x2 = jax.tree.unflatten(structure, leaves)
     f = check_batches(apply_fn, params, x1, x2)
     x1 = resized(x1, max(f.shape[0], 1))
     common = (f.shape[1], f.dtype.itemsize, sum(leaf.size for leaf in jax.tree.leaves(params)))
     why = "the layers of a bare function cannot be seen"
-    if is_module(apply_fn):
+    if coupled:
+        why = COUPLED
+    elif is_module(apply_fn):
         try:
             weighted = weighted_layers(apply_fn, params, x1)
             factors = _bytes(jax.eval_shape(backprop, apply_fn, params, x1)) // max(f.shape[0], 1)
             return _Measured(*common, factors, tuple((name, call.layer) for name, call in weighted.items()))
         except NotLayered as error:
             why = str(error)
-    coupled = acts_on_batch(apply_fn, params, x1)
-    if coupled and not is_module(apply_fn):
-        why = "its examples act on each other, or nothing rules it out"
-    forward, kept = _forward_operations(apply_fn, params, x1), _kept_bytes(apply_fn, params, x1)
+    # What is tied to its number of examples is measured with as many.
+    n = max(f.shape[0], 1) if coupled else 1
+    forward, kept = _forward_operations(apply_fn, params, x1, n), _kept_bytes(apply_fn, params, x1, n if coupled else 0)
     return _Measured(*common, coupled=coupled, why=why, forward=forward, kept=kept)
 
 
@@ -137,18 +138,18 @@ def _as_a_function(m: _Measured, n1: int, other: int | None, memory: int) -> Ntk
     return NtkPath("products", reason, rows, m.coupled)
 
 
-def _forward_operations(apply_fn: ApplyFn, params: PyTree, x: Batch) -> float:
-    """Operations of f(θ, x) for one example, as the compiler counts them; where it does not, two for each parameter."""
-    program = jax.jit(lambda net, params, x: net(params, x)).lower(apply_fn, params, resized(x, 1))
+def _forward_operations(apply_fn: ApplyFn, params: PyTree, x: Batch, n: int) -> float:
+    """Operations of f(θ, x) for each of n examples, as the compiler counts them; else two for each parameter."""
+    program = jax.jit(lambda net, params, x: net(params, x)).lower(apply_fn, params, resized(x, n))
     counted = program.cost_analysis() or {}
-    return counted.get("flops", 2.0 * sum(leaf.size for leaf in jax.tree.leaves(params)))
+    return counted.get("flops", 2.0 * n * sum(leaf.size for leaf in jax.tree.leaves(params))) / n
 
 
-def _kept_bytes(apply_fn: ApplyFn, params: PyTree, x: Batch) -> int:
-    """What a backward pass keeps of each example: what it keeps of two, without what it keeps of one."""
+def _kept_bytes(apply_fn: ApplyFn, params: PyTree, x: Batch, n: int) -> int:
+    """What a backward pass keeps of each of n examples; for n = 0 what it keeps of two, without what it does of one."""
     backwards = lambda net, params, x: jax.vjp(lambda theta: net(theta, x), params)[1]
-    one, two = (_bytes(jax.eval_shape(backwards, apply_fn, params, resized(x, n))) for n in (1, 2))
-    return two - one
+    of = lambda n: _bytes(jax.eval_shape(backwards, apply_fn, params, resized(x, n)))
+    return of(n) // n if n else of(2) - of(1)
 
 
 def _bytes(tree: PyTree) -> int:

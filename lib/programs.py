@@ -7,6 +7,7 @@ from types import FunctionType
 from typing import Any
 
 import jax
+import numpy as np
 
 # The program for each body, static names and functions; the oldest goes when there are more than MOST.
 _KEPT: dict[tuple, Callable] = {}
@@ -67,6 +68,8 @@ def _name(value: Any, outer: tuple) -> Any:
         return type(value), inner(value)
     if isinstance(value, dict):
         return dict, tuple(value), inner(value.values())
+    if isinstance(value, np.generic):
+        return type(value), value.tobytes()
     if isinstance(value, float):
         return float, value.hex()  # in which 0.0 and −0.0 differ
     if isinstance(value, int | str | None):

@@ -41,7 +41,8 @@ def train(
 
     The same call with `linearize(net, params)` in place of `net` and the same `key` sees the same minibatches. Make
     `loss` and `observe` once, outside of any loop over seeds: another function is another program to compile, as is a
-    bare function in the place of `net`. An optimiser may be made anew: one of the same numbers is the same.
+    bare function in the place of `net`. An optimiser may be made anew: one of the same numbers is the same. What a
+    function closes over is read once, when it is compiled: a variable of it that changes later changes nothing.
 
     Args:
         net: a Flax module, or any pure `apply_fn(params, x)` → (N, K), or a pytree of such.
@@ -82,7 +83,7 @@ def train(
     at = tuple(check_size(f"at[{i}]", step, least=0) for i, step in enumerate(at))
     batch = None if batch is None else check_size("batch", batch)
     apply_fn, params = as_apply_fn(net), check_params("params", params)
-    _check(apply_fn, params, loss, optimizer, x, y, steps, batch, key, at)
+    _check(apply_fn, params, loss, optimizer, x, y, steps, batch, key, at, observe)
     order = None if batch is None or key is None else _minibatches(key, check_examples("x", x), batch, steps)
     loop = compiled_for(_loop, (loss, optimizer.init, optimizer.update, observe), static=("steps", "at"))
     params, observed = loop(apply_fn, params, x, y, order, steps=steps, at=at)
@@ -116,6 +117,12 @@ def _loop(loss, init, update, observe, apply_fn, params, x, y, order, steps, at)
     return params, record(params, observed, jnp.asarray(slots[-1]))
 
 
+def _is_key(key: Any) -> bool:
+    """One key, of the new kind or of the old."""
+    dtype = getattr(key, "dtype", np.dtype(object))
+    return (jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.ndim == 0) or (dtype == np.uint32 and key.ndim == 1)
+
+
 def _minibatches(key: Array, n: int, batch: int, steps: int) -> Int[Array, "steps batch"]:
     """The rows of each step's minibatch."""
     per_epoch = n // batch
@@ -124,8 +131,14 @@ def _minibatches(key: Array, n: int, batch: int, steps: int) -> Int[Array, "step
     return order[:, : per_epoch * batch].reshape(-1, batch)[:steps]
 
 
-def _check(apply_fn: ApplyFn, params, loss, optimizer, x, y, steps, batch, key, at) -> None:
+def _check(apply_fn: ApplyFn, params, loss, optimizer, x, y, steps, batch, key, at, observe) -> None:
     check_optimizer(optimizer)
+    try:
+        jax.eval_shape(lambda params: optimizer.update(params, optimizer.init(params), params), params)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"`optimizer` must need nothing but gradients; Optax says: {error}") from error
+    if observe is not None and not callable(observe):
+        raise TypeError(f"`observe` must be a function of the parameters, got {type(observe).__name__}")
     if any(jnp.shape(leaf)[:1] == (0,) for leaf in jax.tree.leaves(x)):
         raise ValueError("`x` must hold at least one example to train on, got none")
     f = jax.eval_shape(lambda net, params, x: net(params, x), apply_fn, params, x)
@@ -135,6 +148,8 @@ def _check(apply_fn: ApplyFn, params, loss, optimizer, x, y, steps, batch, key, 
     check_loss(loss, f, y)
     if batch is not None and batch > (n := check_examples("x", x)):
         raise ValueError(f"`batch` must be between 1 and N = {n}, got {batch}")
+    if key is not None and not _is_key(key):
+        raise TypeError(f"`key` must be a PRNG key such as jax.random.key(0), got {key!r}")
     if batch is not None and key is None:
         raise ValueError("`key` must be given with `batch`: it decides the order of the minibatches")
     if list(at) != sorted(set(at)) or (at and at[-1] > steps):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import optax
 import pytest
 from conftest import tolerance
 from flax import linen as nn
+from flax import nnx
 from networks import dense_ntk, shifted, small_network, waves
 
 from lib import (
@@ -66,7 +68,7 @@ def test_statistics_of_batches_are_no_weights(door):
     net, variables, x = normalised()
     y = jnp.ones((4, 2))
     for given in (net, net.apply):
-        with pytest.raises(ValueError, match=r"`params` of a Flax module .* got \['batch_stats'\]: .* Close over them"):
+        with pytest.raises(ValueError, match=r"`params` of a Flax .* got \['batch_stats'\]: .* Bind them as arrays"):
             DOORS[door](given, variables, x, y)
 
 
@@ -204,3 +206,20 @@ def test_what_cannot_be_told_apart_is_refused():
         as_apply_fn(Odd())
     with pytest.raises(TypeError, match="`net` must be a Flax module or a function"):
         as_apply_fn("relu")
+
+
+def test_a_model_that_holds_its_parameters_is_no_function_of_them():
+    for model in (eqx.nn.Linear(2, 1, key=jax.random.key(0)), nnx.Linear(2, 1, rngs=nnx.Rngs(0))):
+        with pytest.raises(TypeError, match=r"`net` must be .*, got Linear; for other .* 'Bring your own model'"):
+            as_apply_fn(model)
+
+
+def test_what_a_partial_binds_is_read_at_each_call():
+    scaled = lambda s: jax.tree_util.Partial(SCALED, s)
+    x, params = jnp.ones((2, 3)), jnp.ones((3, 1))
+    one, three = (empirical_ntk(scaled(jnp.asarray(s)), params, x) for s in (1.0, 3.0))
+    np.testing.assert_allclose(three, 9 * one)
+
+
+def SCALED(s, params, x):
+    return s * (x @ params)

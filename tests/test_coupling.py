@@ -120,6 +120,46 @@ def test_what_cannot_be_told_counts_as_dependent():
     assert acts_on_batch(lambda p, x: net(p, jnp.log(-jnp.abs(x))), params, x)
 
 
+def own(p, z):
+    return jnp.tanh(z @ p["W1"] + 0.1) @ p["W2"]
+
+
+GRAPH = jnp.cos(jnp.arange(36.0)).reshape(6, 6)
+ON_THESE = {
+    # Functions of which random numbers tell nothing, and the batch at hand does.
+    "a softmax over near examples": lambda p, x: jax.nn.softmax(-((x[:, None] - x) ** 2).sum(-1)) @ own(p, x),
+    "a mean over bright pixels": lambda p, x: own(p, x / 255) * (1 + jnp.where(x > 127, x / 255, 0.0).mean()),
+    "the largest of all pixels": lambda p, x: own(p, x / 255) * (x / 255).max(),
+    "a clipped norm": lambda p, x: own(p, x) * jnp.minimum(1, 3 / jnp.linalg.norm(own(p, x))),
+    "from four examples on": lambda p, x: own(p, x) - (own(p, x).mean(0) if len(x) > 3 else 0),
+    "those after the third": lambda p, x: own(p, x).at[3:].add(own(p, x)[:1]),
+    # Functions of six examples and no other number.
+    "a graph": lambda p, x: GRAPH.astype(p["W1"].dtype) @ own(p, x),
+    "pairs": lambda p, x: jnp.repeat(own(p, x)[::2] - own(p, x)[1::2], 2, 0),
+}
+
+
+@pytest.mark.parametrize("name", ON_THESE)
+def test_it_is_seen_in_the_batch_at_hand(x64, name):
+    params = {"W1": waves(8, 5, 0.2), "W2": waves(5, 2, 0.4)}
+    x = 0.1 * waves(6, 8, 0.3)
+    if "pixel" in name:
+        x = jnp.asarray(255 * jnp.abs(waves(6, 8, 0.3)), jnp.uint8)
+    if name == "a clipped norm":
+        x = 30 * x
+    assert acts_on_batch(ON_THESE[name], params, x)
+    expected = dense_ntk(ON_THESE[name], params, x, x)
+    theta = empirical_ntk(ON_THESE[name], params, x)
+    np.testing.assert_allclose(theta, expected, atol=1e-10 * abs(expected).max())
+
+
+def test_half_precision_is_seen_through():
+    half = lambda tree: jax.tree.map(lambda a: a.astype(jnp.bfloat16), tree)
+    params, x = half({"W1": waves(8, 5, 0.2), "W2": waves(5, 2, 0.4)}), half(waves(6, 8, 0.3))
+    assert not acts_on_batch(own, params, x)
+    assert acts_on_batch(lambda p, x: own(p, x) + 0.08 * own(p, x).mean(0), params, x)
+
+
 def test_words_are_inputs_too():
     embed = lambda p, words: p["table"][words].sum(1)
     params = {"table": waves(7, 2, 0.1)}
@@ -139,9 +179,9 @@ def test_the_test_runs_once_for_a_function_and_its_shapes():
         traces.append(x.shape)
         return tanh_network(p, x)
 
-    for n in (5, 4, 3):
-        acts_on_batch(net, params, x[:n])
-    assert len(traces) == 2  # of three examples together, and of one
+    for c in (1, 2, 3):
+        acts_on_batch(net, params, c * x)
+    assert len(traces) == 2  # of all examples together, and of one
 
 
 def test_there_is_no_kernel_by_layer_where_examples_act_on_each_other():

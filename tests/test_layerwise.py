@@ -200,3 +200,21 @@ def test_errors_name_the_argument():
         empirical_ntk_by_layer(lambda p, x: x, params, x)
     with pytest.raises(ValueError, match="`x2` must have the shape of `x1` after its first axis"):
         empirical_ntk_by_layer(net, params, x, x[:, 1:])
+
+
+class Table(nn.Module):
+    """x @ Dense(a table): a Dense of which the first axis is not that of the examples, though it may be as long."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x @ Dense(2, b_std=0.3)(jnp.cos(jnp.arange(x.shape[1] * 3.0, dtype=x.dtype)).reshape(-1, 3))
+
+
+def test_a_table_of_as_many_rows_as_there_are_examples_is_no_batch(x64):
+    net, x = Table(), waves(5, 5, 0.2)
+    params = net.init(jax.random.key(1), x)
+    for n in (5, 4):
+        expected = dense_ntk(net.apply, params, x[:n], x[:3])
+        np.testing.assert_allclose(empirical_ntk(net, params, x[:n], x[:3]), expected, atol=1e-12 * abs(expected).max())
+    with pytest.raises(ValueError, match="the first axis of what its layer Dense_0 is given is not that of"):
+        empirical_ntk_by_layer(net, params, x)

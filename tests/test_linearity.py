@@ -67,3 +67,9 @@ def test_wider_networks_are_more_linear():
     narrow, wide = report(8), report(512)
     assert wide.rmse < narrow.rmse / 4 and wide.kernel_change < narrow.kernel_change / 4
     assert wide.moved > 0.3
+
+
+def test_half_precision_has_a_report_too():
+    line = lambda params, x: x @ params
+    half = jnp.zeros((2, 1), jnp.bfloat16), jnp.ones((2, 1), jnp.bfloat16), jnp.eye(2, dtype=jnp.bfloat16)
+    assert linearity(line, *half).lambda_max == 1

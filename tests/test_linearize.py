@@ -154,3 +154,10 @@ def test_degree_must_be_a_count(degree):
 def test_a_network_must_be_a_module_or_a_function():
     with pytest.raises(TypeError, match="`net` must be a Flax module or a function"):
         linearize("relu", {})
+
+
+def test_factorials_of_high_degrees_are_numbers():
+    """Beyond 12! they are no integers of 32 bits, beyond 20! none of 64."""
+    for degree in (13, 21):
+        f_d = taylor_expand(lambda params, x: params**2 * x, jnp.array(3.0), degree)
+        assert float(f_d(jnp.array(4.0), jnp.ones((1, 1)))[0, 0]) == 16
