@@ -80,11 +80,41 @@ def as_array(name: str, value: Any) -> Array:
         raise TypeError(f"`{name}` must be an array of numbers, got {type(value).__name__}") from error
 
 
+def as_real(name: str, value: Any, dtype: Any = float) -> Array:
+    """Real numbers as an array of floating-point ones; integers, which would wrap around in differences, in `dtype`."""
+    array = as_array(name, value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        if not (jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool):
+            raise TypeError(f"`{name}` must hold real numbers, got {array.dtype}")
+        array = jnp.asarray(value if isinstance(value, Array) else np.asarray(value, float), dtype)
+    return array
+
+
+def as_kernel(name: str, value: Any) -> Array:
+    """A kernel as an array of single or double precision, in which it can be decomposed; or an error that names it."""
+    array = as_array(name, value)
+    if array.dtype == bool or (jnp.issubdtype(array.dtype, jnp.floating) and jnp.finfo(array.dtype).bits < 32):
+        raise TypeError(f"`{name}` must hold numbers of single or double precision, got {array.dtype}; convert it")
+    return as_real(name, array)
+
+
+def as_numbers(name: str, value: Any, least: float | None = None) -> Array | np.ndarray:
+    """A number or an array, each at least `least` where that is known; NumPy's keep their digits until a dtype is."""
+    numbers = as_array(name, value)
+    if not jnp.issubdtype(numbers.dtype, jnp.floating) and not jnp.issubdtype(numbers.dtype, jnp.integer):
+        raise TypeError(f"`{name}` must be a real number or an array of them, got {value!r}")
+    if least is not None and known((numbers < least).any()):
+        raise ValueError(f"`{name}` must be {least:g} or more, got {numbers.min()}")
+    return value if isinstance(value, Array) else np.asarray(value, float)
+
+
 def check_symmetric(name: str, matrix: Array) -> Array:
     """A symmetric matrix as it is, or an error that names the argument; NaN inside `jit`, where nothing can be raised.
 
     Kernels are often made in single precision, whatever their dtype: rounding of those passes.
     """
+    if jnp.issubdtype(matrix.dtype, jnp.complexfloating):
+        raise TypeError(f"`{name}` must hold real numbers, got {matrix.dtype}")
     tolerance = max(float(jnp.finfo(jnp.promote_types(matrix.dtype, jnp.float32)).eps) ** 0.5, 1e-5)
     asymmetric, difference = _asymmetry(jax.lax.stop_gradient(matrix), tolerance)
     if known(asymmetric):
@@ -101,9 +131,9 @@ def _asymmetry(matrix: Array, tolerance: ArrayLike) -> tuple[Array, Array]:
     return difference > tolerance * size, difference / jnp.where(size > 0, size, 1.0)
 
 
-def check_targets(y: Any, f0_x: Any = None) -> Array:
-    """`y` as (N, K) targets, which outputs at initialisation have to fit where they are given."""
-    y = as_array("y", y)
+def check_targets(y: Any, f0_x: Any = None, dtype: Any = float) -> Array:
+    """`y` as (N, K) targets, which outputs at initialisation have to fit where they are given; integers in `dtype`."""
+    y = as_real("y", y, dtype)
     if y.ndim != 2:
         raise ValueError(f"`y` must have shape (N, K), got {y.shape}; a single output is (N, 1)")
     if f0_x is not None and as_array("f0_x", f0_x).shape != y.shape:
@@ -165,7 +195,7 @@ def check_parameterization(value: Any) -> None:
 
 def check_floating(name: str, x: Array) -> Array:
     """`x` as an array, if it holds real floating-point numbers."""
-    x = jnp.asarray(x)
+    x = as_array(name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"`{name}` must hold floating-point numbers, got {x.dtype}; convert it with `.astype(float)`")
     return x

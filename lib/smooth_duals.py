@@ -2,6 +2,7 @@
 
 from math import factorial, perm, prod
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -32,9 +33,23 @@ def gelu(k11: Array, k12: Array, k22: Array) -> Pair:
     """
     root, ratio, inverse = spread(k11, k12, k22, 1.0)
     p = 1 / 4 + jnp.arctan(ratio) / (2 * jnp.pi)
-    shared = k12 * lax.rsqrt(1 + k11) * lax.rsqrt(1 + k22)
-    t = k12 * p + (root * (k11 / (1 + k11)) * (k22 / (1 + k22)) + shared**2 * inverse) / (2 * jnp.pi)
-    return t, p + ratio * (1 / (1 + k11) + 1 / (1 + k22) + inverse * inverse) / (2 * jnp.pi)
+    r1, r2 = lax.rsqrt(1 + k11), lax.rsqrt(1 + k22)  # no quotients: the derivative of one squares its denominator
+    shared = k12 * r1 * r2
+    t = k12 * p + (root * _share(k11) * _share(k22) + shared**2 * inverse) / (2 * jnp.pi)
+    return t, p + (ratio * r1 * r1 + ratio * r2 * r2 + ratio * inverse * inverse) / (2 * jnp.pi)
+
+
+@jax.custom_jvp
+def _share(k: Array) -> Array:
+    """k / (1 + k)."""
+    return k / (1 + k)
+
+
+@_share.defjvp
+def _share_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """Its derivative, which is not a difference of two numbers, nor squared before it is a quotient."""
+    (k,), (change,) = primals, tangents
+    return _share(k), change / (1 + k) / (1 + k)
 
 
 def gaussian(k11: Array, k12: Array, k22: Array) -> Pair:

@@ -1,13 +1,16 @@
 """Inputs written in the span of the data, which makes dense first layers cheap and changes no law."""
 
-import numpy as np
-from jaxtyping import Float
+from typing import Any
 
-from lib.checks import check_parameterization
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Real
+
+from lib.checks import as_array, check_parameterization
 
 
 def in_span(
-    *inputs: Float[np.ndarray, "_ *shape"], parameterization: str = "ntk"
+    *inputs: Real[np.ndarray, "_ *shape"], parameterization: str = "ntk"
 ) -> tuple[Float[np.ndarray, "_ m"], ...]:
     """Inputs in an orthonormal basis of their common span.
 
@@ -28,10 +31,13 @@ def in_span(
         parameterization: that of the first layer. Inputs do not know it: say "standard" for such a network.
 
     Returns:
-        For each, an array (N_i, m) of its dtype, with m = min(Σ N_i, n).
+        For each, an array (N_i, m) with m = min(Σ N_i, n), of its dtype if that is floating, as coordinates are: those
+        of integers, such as the bytes of an image, are in JAX's default precision.
 
     Raises:
-        ValueError: when the inputs' shapes differ beyond their first axis, or for another `parameterization`.
+        ValueError: when the inputs' shapes differ beyond their first axis, or are those of no numbers, or for another
+            `parameterization`.
+        TypeError: when an input does not hold integers or real floating-point numbers.
 
     Example:
         >>> train, test = in_span(np.ones((2, 8, 8, 3)), np.eye(192).reshape(192, 8, 8, 3)[:5])
@@ -41,12 +47,28 @@ def in_span(
     Source: the rotation invariance of Gaussian weights, Lee et al. 2019, eq 1.
     """
     check_parameterization(parameterization)
+    dtypes = [_dtype(x) for x in inputs]
     shapes = {np.shape(x)[1:] for x in inputs}
     if len(shapes) != 1:
         raise ValueError(f"`inputs` must agree in all but their first axis, got shapes {[np.shape(x) for x in inputs]}")
+    if any(np.ndim(x) < 2 for x in inputs) or 0 in shapes.pop():
+        raise ValueError(
+            "`inputs` must have shape (N, ...) with at least one number in each example, got shapes "
+            f"{[np.shape(x) for x in inputs]}"
+        )
     rows = np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1) for x in inputs])
     basis, _ = np.linalg.qr(rows.T)  # (n, m)
     n, m = basis.shape
     coordinates = rows @ basis * (np.sqrt(m / n) if parameterization == "ntk" else 1)
     ends = np.cumsum([len(x) for x in inputs])[:-1]
-    return tuple(part.astype(np.asarray(x).dtype) for part, x in zip(np.split(coordinates, ends), inputs, strict=True))
+    return tuple(part.astype(dtype) for part, dtype in zip(np.split(coordinates, ends), dtypes, strict=True))
+
+
+def _dtype(x: Any) -> Any:
+    """That of the coordinates of an input."""
+    kept = x.dtype if isinstance(x, np.ndarray | np.generic) else as_array("inputs", x).dtype
+    if jnp.issubdtype(kept, jnp.floating):
+        return kept
+    if not jnp.issubdtype(kept, jnp.integer):
+        raise TypeError(f"`inputs` must hold integers or real floating-point numbers, got {kept}")
+    return jnp.asarray(0.0).dtype

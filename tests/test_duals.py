@@ -214,3 +214,25 @@ def test_a_polynomial_that_is_too_large_is_infinite():
     for k12 in (0.0, -1e20, 1e20):
         for t in smooth_duals.polynomial(k, jnp.float32(k12), k, 1, 0, -0.5, 0.2):
             assert np.isinf(t)
+
+
+@pytest.mark.parametrize("dtype, large", [(jnp.float32, 1e36), (jnp.float64, 1e300)])
+def test_the_slope_of_gelu_is_right_beyond_the_root_of_the_largest_number(x64, dtype, large):
+    """Uncorrelated, 2π𝒯 = k11/√(1 + k11) k22/√(1 + k22), whose slope is (1 + k/2)/√(1 + k)³; from small k to large."""
+    for k in (1e-30, 1e-3, 2.0, 2.8e19, large**0.8, large):
+        k11, k22 = np.longdouble(5.03e17), np.longdouble(k)
+        expected = k11 / np.sqrt(1 + k11) / np.sqrt(1 + k22) / (1 + k22) * (1 + k22 / 2) / (2 * np.longdouble(np.pi))
+        value = lambda c: smooth_duals.gelu(dtype(5.03e17), dtype(0), c)[0]
+        for slope in (jax.grad, jax.jacfwd):
+            np.testing.assert_allclose(slope(value)(dtype(k)), float(expected), rtol=3e-6)
+
+
+def test_the_slopes_of_gelu_in_single_precision_are_those_of_double(x64):
+    """At parallel, correlated and uncorrelated inputs of large variance, where double precision is far from its end."""
+    for k, rho in ((3e10, 0.5), (1e20, 0.0), (1e20, 0.9), (1e22, -0.5)):
+        slopes = lambda transform, dtype, k=k, rho=rho: np.array(
+            transform(lambda k: jnp.stack(smooth_duals.gelu(*k)))(jnp.array([k, rho * k, 2 * k], dtype))
+        )
+        exact = slopes(jax.jacrev, jnp.float64)
+        for transform in (jax.jacrev, jax.jacfwd):
+            np.testing.assert_allclose(slopes(transform, jnp.float32), exact, rtol=1e-4, atol=1e-36)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lib import Dense, Flatten, Sequential, fully_connected, in_span, relu
+from lib import Dense, Flatten, Kernel, Sequential, fully_connected, in_span, relu
 
 
 def images(n, phase):
@@ -62,3 +62,24 @@ def test_shapes_must_agree():
         in_span(np.ones((2, 3)), np.ones((2, 4)))
     with pytest.raises(ValueError, match='`parameterization` must be "ntk" or "standard"'):
         in_span(np.ones((2, 3)), parameterization="mup")
+
+
+def test_coordinates_of_integers_are_floating():
+    """Bytes of an image, whose coordinates are neither whole nor positive: those of the same numbers as floats."""
+    x, xt = (np.uint8(100 + 100 * images(n, float(n))) for n in (5, 3))
+    expected = in_span(x.astype(np.float64), xt.astype(np.float64))
+    for kind in (lambda a: a, lambda a: a.astype(np.int64)):
+        for z, exact in zip(in_span(kind(x), kind(xt)), expected, strict=True):
+            assert z.dtype == jnp.zeros(()).dtype
+            np.testing.assert_allclose(z, exact, rtol=1e-6, atol=1e-4)
+
+
+def test_inputs_must_be_numbers_of_a_dimension():
+    for wrong in (np.ones((2, 3), bool), np.ones((2, 3), complex)):
+        with pytest.raises(TypeError, match="`inputs` must hold integers or real floating-point numbers, got"):
+            in_span(wrong)
+    with pytest.raises(TypeError, match="`inputs` must be an array, got a Kernel"):
+        in_span(Kernel(np.eye(2), np.eye(2)))
+    for wrong in (np.ones((3, 0)), np.ones(3), 1.0):
+        with pytest.raises(ValueError, match=r"`inputs` must have shape \(N, ...\) with at least one number"):
+            in_span(wrong)
