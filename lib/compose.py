@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.checks import as_array
-from lib.filters import Filter, not_negative, number
+from lib.checks import as_numbers, as_real
+from lib.filters import Filter, check_filter, not_negative
 
 
 def then(first: Filter, second: Filter) -> Filter:
@@ -26,6 +26,9 @@ def then(first: Filter, second: Filter) -> Filter:
     Returns:
         The filter.
 
+    Raises:
+        TypeError: when `first` or `second` is no Filter.
+
     Example:
         >>> from lib.filters import descent
         >>> then(descent(1.0, 1), descent(0.5, 1)).residual(jnp.array([0.5])).item()  # (1 − 0.5)(1 − 0.25)
@@ -33,6 +36,8 @@ def then(first: Filter, second: Filter) -> Filter:
 
     Source: Lee et al. 2019, eq 9: f − y is all that the flow remembers.
     """
+    check_filter("first", first)
+    check_filter("second", second)
     return Filter(Partial(_then_residual, first, second), Partial(_then_response, first, second))
 
 
@@ -52,7 +57,8 @@ def averaged(filter: Filter, weights: Float[Array, " i"] | Sequence[float] | Non
         The filter; its functions map (n,) to (..., n), the last axis of the steps gone.
 
     Raises:
-        ValueError: when `filter` was made with a single step, or `weights` have another length.
+        TypeError: when `filter` is no Filter, or `weights` are no real numbers.
+        ValueError: when `filter` was made with a single step, or with none, or `weights` have another length.
 
     Example:
         >>> from lib.filters import descent
@@ -61,10 +67,11 @@ def averaged(filter: Filter, weights: Float[Array, " i"] | Sequence[float] | Non
 
     Source: Polyak & Juditsky 1992 (`polyak1992averaging`).
     """
+    check_filter("filter", filter)
     steps = jax.eval_shape(filter.residual, jax.ShapeDtypeStruct((1,), jnp.float32)).shape[:-1]
-    if not steps:
+    if not steps or steps[-1] == 0:
         raise ValueError("`filter` must be made with an array of steps to be averaged, such as jnp.arange(100)")
-    weights = jnp.ones(steps[-1]) if weights is None else as_array("weights", weights)
+    weights = jnp.ones(steps[-1]) if weights is None else as_real("weights", weights)
     if weights.shape != steps[-1:]:
         raise ValueError(f"`weights` must have shape {steps[-1:]}, the last axis of the steps, got {weights.shape}")
     return Filter(Partial(_average, weights, filter.residual), Partial(_average, weights, filter.response))
@@ -86,6 +93,10 @@ def decayed(filter: Filter, decay: ArrayLike) -> Filter:
     Returns:
         The filter.
 
+    Raises:
+        TypeError: when `filter` is no Filter, or `decay` no real number.
+        ValueError: when `decay` is below 0.
+
     Example:
         >>> from lib.filters import flow
         >>> decayed(flow(jnp.inf), 1.0).response(jnp.array([0.0, 1.0])).tolist()  # 1/(λ + µ)
@@ -93,8 +104,8 @@ def decayed(filter: Filter, decay: ArrayLike) -> Filter:
 
     Source: kernel ridge regression as a flow, Hu et al. 2020 (`hu2020noisy`).
     """
-
-    mu = number(decay)
+    check_filter("filter", filter)
+    mu = as_numbers("decay", decay, least=0)
     return Filter(Partial(_decayed_residual, filter, mu), Partial(_decayed_response, filter, mu))
 
 
@@ -109,16 +120,19 @@ def _then_response(first: Filter, second: Filter, eigenvalues: Float[Array, " n"
 def _average(
     weights: Float[Array, " i"], function: Callable[[Array], Array], eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*t n"]:
-    values, share = function(eigenvalues), weights.astype(eigenvalues.dtype)
+    values = function(eigenvalues)
+    share = weights.astype(values.dtype)
     return jnp.einsum("i,...in->...n", share / share.sum(), values, precision="highest")
 
 
 def _decayed_residual(filter: Filter, decay: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
     # = (µ + λ g₀)/(λ + µ), without a division by 0
+    eigenvalues = as_real("eigenvalues", eigenvalues)
     mu = jnp.asarray(decay, eigenvalues.dtype)
     total = not_negative(eigenvalues) + mu
     return filter.residual(total) + mu * filter.response(total)
 
 
 def _decayed_response(filter: Filter, decay: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
+    eigenvalues = as_real("eigenvalues", eigenvalues)
     return filter.response(not_negative(eigenvalues) + jnp.asarray(decay, eigenvalues.dtype))

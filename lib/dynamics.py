@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lib.apply_fn import Network, as_apply_fn
-from lib.checks import as_array, check_params, check_symmetric
+from lib.checks import as_array, as_numbers, as_real, check_params
 from lib.filters import Filter
 from lib.jacobian import check_batches
-from lib.spectrum import Spectrum, as_matrix, check_problem, function_product
+from lib.spectrum import Spectrum, check_problem, function_product, symmetric_matrix
 
 
 def coefficients(
@@ -35,12 +35,12 @@ def coefficients(
         spectrum and in the filter's times and rates, wherever eigenvalues coincide; see `decompose`.
 
     Raises:
-        TypeError: when `spectrum` is not of `decompose`, or `filter` no Filter.
+        TypeError: when `spectrum` is not of `decompose`, `filter` no Filter, or `y` or `f0_x` hold no real numbers.
         ValueError: when shapes do not fit.
 
     Source: Lee et al. 2019, eq 8.
     """
-    check_problem(spectrum, filter, y, f0_x)
+    y, f0_x = check_problem(spectrum, filter, y, as_array("f0_x", f0_x))
     return -_filtered(spectrum, filter.response, f0_x - y)
 
 
@@ -56,7 +56,7 @@ def train_outputs(
 
     Source: Lee et al. 2019, eq 9.
     """
-    check_problem(spectrum, filter, y, f0_x)
+    y, f0_x = check_problem(spectrum, filter, y, as_array("f0_x", f0_x))
     return y + _filtered(spectrum, filter.residual, f0_x - y)
 
 
@@ -84,7 +84,11 @@ def test_outputs(
     Source: Lee et al. 2019, eqs 10-11 (µ and γ together).
     """
     a = coefficients(spectrum, filter, y, f0_x)
-    theta_tx, f0_test = as_array("theta_tx", theta_tx), as_array("f0_test", f0_test)
+    y, theta_tx, f0_test = (
+        as_array("y", y),
+        as_real("theta_tx", theta_tx, a.dtype),
+        as_real("f0_test", f0_test, a.dtype),
+    )
     if f0_test.ndim != 2 or f0_test.shape[1] != y.shape[1]:
         raise ValueError(f"`f0_test` must have shape (M, K) with K = {y.shape[1]}, got {f0_test.shape}")
     expected = (f0_test.shape[0], y.shape[0])
@@ -102,6 +106,12 @@ test_outputs.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
 
 def kernel_product(theta: Float[Array, "m n *kk"], a: Float[Array, "*t n k"]) -> Float[Array, "*t m k"]:
     """Θ a for a kernel (M, N), meaning Θ ⊗ I_K, or (M, N, K, K), and coefficients (..., N, K)."""
+    theta, a = as_real("theta", theta), as_real("a", a)
+    if theta.ndim not in (2, 4):
+        raise ValueError(f"`theta` must have shape (M, N) or (M, N, K, K), got {theta.shape}")
+    n, *outputs = theta.shape[1:]
+    if a.ndim < 2 or a.shape[-2] != n or outputs not in ([], [a.shape[-1]] * 2):
+        raise ValueError(f"`a` must have shape (..., N, K) for `theta` of shape {theta.shape}, got {a.shape}")
     spec = "mn,...nk->...mk" if theta.ndim == 2 else "mnkl,...nl->...mk"
     return jnp.einsum(spec, theta, a, precision="highest")
 
@@ -149,10 +159,19 @@ def max_learning_rate(
         momentum: β.
         nesterov: whether the momentum is Nesterov's and not the heavy ball's.
 
+    Returns:
+        One number, infinite where no eigenvalue is above 0.
+
+    Raises:
+        TypeError: when `theta` or `momentum` does not hold real numbers.
+        ValueError: when `theta` has neither shape, or is not symmetric.
+
     Source: stability of the recurrences of `heavy_ball` and `nesterov`.
     """
+    eigenvalues = _eigenvalues(theta)
+    momentum = jnp.asarray(as_numbers("momentum", momentum), eigenvalues.dtype)
     limit = 2 * (1 + momentum) / (1 + 2 * momentum if nesterov else 1)
-    return limit / jnp.linalg.eigvalsh(check_symmetric("theta", as_matrix(theta)))[-1]
+    return limit / jnp.where(eigenvalues[-1] <= 0, 0.0, eigenvalues[-1])
 
 
 def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:
@@ -163,8 +182,15 @@ def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:
 
     Source: Lee et al. 2019, section 2.4.
     """
-    eigenvalues = jnp.linalg.eigvalsh(check_symmetric("theta", as_matrix(theta)))
-    return 2 / (eigenvalues[0] + eigenvalues[-1])
+    eigenvalues = _eigenvalues(theta)
+    both = eigenvalues[0] + eigenvalues[-1]
+    return 2 / jnp.where(both <= 0, 0.0, both)
+
+
+def _eigenvalues(theta: Array) -> Float[Array, " n"]:
+    """In ascending order; of no inputs a single 0."""
+    matrix = symmetric_matrix(theta)
+    return jnp.linalg.eigvalsh(matrix) if len(matrix) else jnp.zeros(1, matrix.dtype)
 
 
 def _filtered(spectrum: Spectrum, function: Callable[[Array], Array], r: Float[Array, "n k"]) -> Float[Array, "*t n k"]:

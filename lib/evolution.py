@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from lib.checks import as_array, check_floating, check_loss, check_scalar, check_symmetric, check_targets, known
-from lib.dynamics import as_matrix
 from lib.programs import compiled_for
+from lib.spectrum import as_matrix
 
 Loss = Callable[[Array, Array], Array]
 MAX_STEPS = 10**6

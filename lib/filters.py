@@ -5,16 +5,16 @@ the fraction g(λ) of its residual; what it has gained, measured in the weights,
 """
 
 from collections.abc import Callable
+from functools import wraps
 from math import factorial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Integer
 
-from lib.checks import check_steps
+from lib.checks import as_numbers, as_real, check_steps
 
 
 class Filter(NamedTuple):
@@ -41,7 +41,11 @@ def flow(t: ArrayLike) -> Filter:
             with λ = 0 never learn, and keep h = 0 there.
 
     Returns:
-        The filter; its functions map (n,) to (*t.shape, n).
+        The filter; its functions map (n,) to (*t.shape, n). Where an eigenvalue is NaN they are.
+
+    Raises:
+        TypeError: when `t` holds no real numbers.
+        ValueError: when a time is below 0.
 
     Example:
         >>> [round(h, 4) for h in flow(2.0).response(jnp.array([0.0, 1.0])).tolist()]  # t, and 1 − e⁻²
@@ -49,7 +53,8 @@ def flow(t: ArrayLike) -> Filter:
 
     Source: Lee et al. 2019, eqs 8-11.
     """
-    return Filter(Partial(_flow_residual, number(t)), Partial(_flow_response, number(t)))
+    t = as_numbers("t", t, least=0)
+    return Filter(Partial(_flow_residual, t), Partial(_flow_response, t))
 
 
 def descent(learning_rate: ArrayLike, steps: ArrayLike) -> Filter:
@@ -65,8 +70,8 @@ def descent(learning_rate: ArrayLike, steps: ArrayLike) -> Filter:
         The filter; its functions map (n,) to (*steps.shape, n).
 
     Raises:
-        TypeError: when `steps` is not of an integer type.
-        ValueError: when a step is below 0.
+        TypeError: when `steps` is not of an integer type, or `learning_rate` no real number.
+        ValueError: when a step or the learning rate is below 0.
 
     Example:
         >>> descent(0.5, 3).residual(jnp.array([1.0, 2.0])).tolist()
@@ -74,13 +79,28 @@ def descent(learning_rate: ArrayLike, steps: ArrayLike) -> Filter:
 
     Source: Lee et al. 2019, section 2.2, with its exponent corrected.
     """
-    leaves = number(learning_rate), check_steps(steps)
+    leaves = as_numbers("learning_rate", learning_rate, least=0), check_steps(steps)
     return Filter(Partial(_descent_residual, *leaves), Partial(_descent_response, *leaves))
 
 
-def number(value: ArrayLike) -> Array | np.ndarray:
-    """A number or an array as a leaf of a filter: NumPy keeps its digits until the eigenvalues' dtype is known."""
-    return value if isinstance(value, Array) else np.asarray(value, float)
+def check_filter(name: str, filter: Any) -> None:
+    """Or an error that names the argument."""
+    if not isinstance(filter, Filter):
+        raise TypeError(f"`{name}` must be a Filter, such as flow(1.0), got {type(filter).__name__}")
+
+
+def of_eigenvalues(function: Callable[..., Array]) -> Callable[..., Array]:
+    """A filter's function, compiled, of eigenvalues that are floating before anything takes their dtype.
+
+    NaN where they are: no step, or a comparison with 0, would hide it.
+    """
+    compiled = jax.jit(lambda *given: jnp.where(jnp.isnan(given[-1]), jnp.nan, function(*given)))
+
+    @wraps(function)
+    def checked(*given: Any) -> Array:
+        return compiled(*given[:-1], as_real("eigenvalues", given[-1]))
+
+    return checked
 
 
 def not_negative(eigenvalues: Array) -> Array:
@@ -96,13 +116,13 @@ def mean_decay(z: Array) -> Array:
     return jnp.where(near, series, -jnp.expm1(-far) / far)
 
 
-@jax.jit
+@of_eigenvalues
 def _flow_residual(t: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
     lam, time, converged = _flow_times(t, eigenvalues)
     return jnp.where(converged, jnp.where(lam > 0, 0.0, 1.0), jnp.exp(-lam * time))
 
 
-@jax.jit
+@of_eigenvalues
 def _flow_response(t: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
     lam, time, converged = _flow_times(t, eigenvalues)
     early = lam * time < 1
@@ -118,7 +138,7 @@ def _flow_times(t: ArrayLike, eigenvalues: Array) -> tuple[Array, Array, Array]:
     return not_negative(eigenvalues), jnp.where(jnp.isinf(time), 1.0, time), jnp.isinf(time)
 
 
-@jax.jit
+@of_eigenvalues
 def _descent_residual(
     learning_rate: ArrayLike, steps: Integer[Array, "*steps"], eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*steps n"]:
@@ -128,7 +148,7 @@ def _descent_residual(
     return jnp.where(slow, jnp.exp(exponent), jnp.where(fast, swung, _power(x, i, slow | fast)))
 
 
-@jax.jit
+@of_eigenvalues
 def _descent_response(
     learning_rate: ArrayLike, steps: Integer[Array, "*steps"], eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*steps n"]:

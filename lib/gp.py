@@ -1,7 +1,7 @@
 """Gaussian processes of infinitely wide networks: the Bayesian posterior, and the ensemble of trained networks."""
 
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.checks import as_array, check_symmetric, check_targets
-from lib.filters import Filter, flow, number
+from lib.checks import as_kernel, as_real, check_scalar, check_symmetric, check_targets
+from lib.filters import Filter, flow
 from lib.kernels import Kernel
 from lib.spectrum import FLOOR, Spectrum, check_problem, decompose, function_product
 
@@ -51,10 +51,13 @@ def posterior(
         noise_variance: σ² of the targets, in the units of k.
 
     Returns:
-        Mean (M, K), and covariance (M, M), the same for each of the K outputs.
+        Mean (M, K), and covariance (M, M), the same for each of the K outputs. NaN where k + σ² I has an eigenvalue
+        below 0 by more than rounding of single precision, 1e-5 of the largest in size: it is no covariance.
 
     Raises:
-        ValueError: when shapes do not fit.
+        TypeError: when an array does not hold integers or real numbers of single or double precision, or
+            `noise_variance` is no number.
+        ValueError: when shapes do not fit, a kernel is not symmetric, or `noise_variance` is below 0.
 
     Example:
         >>> one = jnp.ones((1, 1))
@@ -65,7 +68,7 @@ def posterior(
     Source: Lee et al. 2019, eq 13.
     """
     k_xx, k_tx, k_tt, y = _checked(k_xx, k_tx, k_tt, y)
-    mean, explained = _conditioned(k_xx, k_tx, y, number(noise_variance))
+    mean, explained = _conditioned(k_xx, k_tx, y, check_scalar("noise_variance", noise_variance, least=0))
     return mean, k_tt - explained
 
 
@@ -94,14 +97,21 @@ def ensemble(
         Mean (..., M, K) and covariance (..., M, M), with the shape of the filter's times in front.
 
     Raises:
-        ValueError: when shapes do not fit.
+        TypeError: when a kernel lacks a field, or an argument is not of its kind.
+        ValueError: when shapes do not fit, or a kernel is not symmetric.
 
     Source: Lee et al. 2019, eqs 14-15, for any filter.
     """
-    k_xx, theta_tx, k_tt, y = _checked(kernel_xx.nngp, kernel_tx.ntk, kernel_tt.nngp, y)
+    k_xx, theta_tx, k_tt, y = _checked(
+        _field("kernel_xx", kernel_xx, "nngp"),
+        _field("kernel_tx", kernel_tx, "ntk"),
+        _field("kernel_tt", kernel_tt, "nngp"),
+        y,
+    )
     check_problem(spectrum, filter, y)
     A = jnp.swapaxes(function_product(spectrum, filter.response, theta_tx.T), -1, -2)  # (..., M, N)
-    cross = jnp.matmul(A, kernel_tx.nngp.T, precision="highest")  # (..., M, M)
+    k_tx = as_real("kernel_tx.nngp", _field("kernel_tx", kernel_tx, "nngp"), k_xx.dtype)
+    cross = jnp.matmul(A, k_tx.T, precision="highest")  # (..., M, M)
     spread = jnp.einsum("...mi,ij,...nj->...mn", A, k_xx, A, precision="highest")
     covariance = k_tt + spread - cross - jnp.swapaxes(cross, -1, -2)
     return jnp.matmul(A, y, precision="highest"), covariance
@@ -130,13 +140,14 @@ def readout_ensemble(
 
     Source: Lee et al. 2019, eqs S22-S23, with S23's exponent corrected.
     """
-    frozen = [Kernel(kernel.nngp, kernel.nngp) for kernel in (kernel_xx, kernel_tx, kernel_tt)]
+    kernels = {"kernel_xx": kernel_xx, "kernel_tx": kernel_tx, "kernel_tt": kernel_tt}
+    frozen = [Kernel(*[_field(name, kernel, "nngp")] * 2) for name, kernel in kernels.items()]
     return ensemble(nngp_spectrum, filter, y, *frozen)
 
 
 @jax.jit
 def _conditioned(
-    k: Float[Array, "n n"], k_tx: Float[Array, "m n"], y: Float[Array, "n k"], noise_variance: Array
+    k: Float[Array, "n n"], k_tx: Float[Array, "m n"], y: Float[Array, "n k"], noise_variance: ArrayLike
 ) -> Moments:
     """The posterior's mean, and the covariance that the data take away."""
     product = partial(jnp.matmul, precision="highest")
@@ -154,7 +165,11 @@ def _conditioned(
     def by_eigenvectors():
         spectrum = decompose(total)
         features = function_product(spectrum, Partial(_inverse_root), k_tx.T)
-        return product(k_tx, function_product(spectrum, flow(jnp.inf).response, y)), product(features.T, features)
+        mean = product(k_tx, function_product(spectrum, flow(jnp.inf).response, y))
+        v = spectrum.eigenvectors
+        quotients = jax.lax.stop_gradient((v * product(total, v)).sum(0))  # the eigenvalues below 0 as well
+        indefinite = quotients.min(initial=0.0) < -1e-5 * abs(quotients).max(initial=0.0)
+        return tuple(jnp.where(indefinite, jnp.nan, part) for part in (mean, product(features.T, features)))
 
     return jax.lax.cond(definite, by_cholesky, by_eigenvectors)
 
@@ -175,13 +190,21 @@ def _factor_jvp(primals, tangents):
 
 
 def _inverse_root(eigenvalues: Float[Array, " n"]) -> Float[Array, " n"]:
-    return jnp.where(eigenvalues > 0, 1 / jnp.sqrt(jnp.where(eigenvalues > 0, eigenvalues, 1.0)), 0.0)
+    none = eigenvalues <= 0  # not where NaN
+    return jnp.where(none, 0.0, 1 / jnp.sqrt(jnp.where(none, 1.0, eigenvalues)))
+
+
+def _field(name: str, kernel: Any, field: str) -> Any:
+    """One of a kernel's two, or an error that names the argument."""
+    if not isinstance(kernel, Kernels):
+        raise TypeError(f"`{name}` must have fields nngp and ntk, as of `net.kernel`, got {type(kernel).__name__}")
+    return getattr(kernel, field)
 
 
 def _checked(k_xx: Array, k_tx: Array, k_tt: Array, y: Array) -> tuple[Array, Array, Array, Array]:
     """The kernels and targets as arrays, or an error that names the argument."""
-    y = check_targets(y)
-    k_xx, k_tx, k_tt = (as_array(name, k) for name, k in (("k_xx", k_xx), ("k_tx", k_tx), ("k_tt", k_tt)))
+    k_xx, k_tx, k_tt = (as_kernel(name, k) for name, k in (("k_xx", k_xx), ("k_tx", k_tx), ("k_tt", k_tt)))
+    y = check_targets(y, dtype=k_xx.dtype)
     if k_tt.ndim != 2:
         raise ValueError(f"the `tt` kernel must have shape (M, M) for M test inputs, got {k_tt.shape}")
     n, m = len(y), len(k_tt)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.checks import as_array, check_floating, check_scalar, check_symmetric, check_targets
+from lib.checks import as_kernel, check_floating, check_scalar, check_symmetric, check_targets
 
 
 def log_marginal_likelihood(
@@ -26,7 +26,8 @@ def log_marginal_likelihood(
 
     Raises:
         ValueError: when shapes do not fit, `k_xx` is not symmetric, or `noise_variance` is below 0.
-        TypeError: when `k_xx` does not hold floating-point numbers, or `noise_variance` is no number.
+        TypeError: when `k_xx` does not hold floating-point numbers of single or double precision, or `noise_variance`
+            is no number.
 
     Example:
         >>> round(log_marginal_likelihood(jnp.ones((1, 1)), jnp.zeros((1, 1))).item(), 4)  # −½ log 2π
@@ -34,9 +35,8 @@ def log_marginal_likelihood(
 
     Source: the Gaussian of Lee et al. 2019, eq 12.
     """
-    y = check_targets(y)
-    n, k = y.shape
-    k_xx = check_floating("k_xx", as_array("k_xx", k_xx))
+    k_xx = as_kernel("k_xx", check_floating("k_xx", k_xx))
+    n, k = (y := check_targets(y, dtype=k_xx.dtype)).shape
     if k_xx.shape != (n, n):
         raise ValueError(f"`k_xx` must have shape {(n, n)} for N = {n} targets, got {k_xx.shape}")
     k_xx = check_symmetric("k_xx", k_xx)
@@ -61,11 +61,12 @@ def sample(
         shape: of the draws, in front; one draw if left out.
 
     Returns:
-        Draws (*shape, ..., M, K). Different times' draws are independent.
+        Draws (*shape, ..., M, K). Different times' draws are independent. NaN where `cov` has an eigenvalue further
+        below 0 than rounding takes a posterior's, eps^¼ of the largest or of 1: it is no covariance.
 
     Raises:
         ValueError: when `mean` and `cov` do not fit, or `cov` is not symmetric.
-        TypeError: when one of them does not hold floating-point numbers.
+        TypeError: when one of them does not hold floating-point numbers of single or double precision.
 
     Example:
         >>> sample(jax.random.key(0), jnp.zeros((5, 1)), jnp.eye(5), shape=(3,)).shape
@@ -73,12 +74,14 @@ def sample(
 
     Source: Lee et al. 2019, eq 12.
     """
-    mean, cov = (check_floating(name, as_array(name, value)) for name, value in (("mean", mean), ("cov", cov)))
+    mean, cov = (as_kernel(name, check_floating(name, value)) for name, value in (("mean", mean), ("cov", cov)))
     if mean.ndim < 2 or cov.shape != (*mean.shape[:-1], mean.shape[-2]):
         raise ValueError(
             f"`cov` must have shape (..., M, M) for `mean` of shape (..., M, K), got {cov.shape} and {mean.shape}"
         )
     eigenvalues, v = jnp.linalg.eigh(check_symmetric("cov", cov))
-    root = v * jnp.sqrt(jnp.maximum(eigenvalues, 0.0))[..., None, :]
+    largest = eigenvalues.max(-1, keepdims=True, initial=1.0)
+    least = -(jnp.finfo(cov.dtype).eps ** 0.25) * largest
+    root = v * jnp.sqrt(jnp.where(eigenvalues < least, jnp.nan, jnp.maximum(eigenvalues, 0.0)))[..., None, :]
     z = jax.random.normal(key, (*shape, *mean.shape), mean.dtype)
     return mean + jnp.matmul(root, z, precision="highest")

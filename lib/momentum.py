@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Integer
 
-from lib.checks import check_steps
-from lib.filters import Filter, horner, mean_decay, not_negative, number
+from lib.checks import as_numbers, check_steps, known
+from lib.filters import Filter, horner, mean_decay, not_negative, of_eigenvalues
 
 
 def heavy_ball(learning_rate: ArrayLike, momentum: ArrayLike, steps: ArrayLike) -> Filter:
@@ -30,8 +30,8 @@ def heavy_ball(learning_rate: ArrayLike, momentum: ArrayLike, steps: ArrayLike) 
         The filter; its functions map (n,) to (*steps.shape, n).
 
     Raises:
-        TypeError: when `steps` is not of an integer type.
-        ValueError: when a step is below 0.
+        TypeError: when `steps` is not of an integer type, or a rate no real number.
+        ValueError: when a step or the learning rate is below 0.
 
     Example:
         >>> heavy_ball(1.0, 0.5, jnp.arange(4)).residual(jnp.array([0.5])).ravel().tolist()
@@ -82,6 +82,10 @@ def momentum_flow(s: ArrayLike, *, momentum: ArrayLike, learning_rate: ArrayLike
     Returns:
         The filter; its functions map (n,) to (*s.shape, n).
 
+    Raises:
+        TypeError: when an argument holds no real numbers.
+        ValueError: when a time is below 0 or infinite, or the learning rate is not above 0.
+
     Example:
         >>> round(momentum_flow(jnp.pi, momentum=1.0, learning_rate=0.1).residual(jnp.ones(1)).item(), 6)  # cos π
         -1.0
@@ -89,7 +93,11 @@ def momentum_flow(s: ArrayLike, *, momentum: ArrayLike, learning_rate: ArrayLike
     Source: Lee et al. 2019, eqs S3-S4.
     """
 
-    leaves = number(s), number(momentum), number(learning_rate)
+    leaves = as_numbers("s", s, least=0), as_numbers("momentum", momentum), as_numbers("learning_rate", learning_rate)
+    if known(jnp.isinf(leaves[0]).any()):
+        raise ValueError("`s` must be finite, got inf; the limit is that of `flow(jnp.inf)`")
+    if known((leaves[2] <= 0).any()):
+        raise ValueError(f"`learning_rate` must be above 0, got {leaves[2].min()}; it decides the damping")
     return Filter(Partial(_oscillator_residual, *leaves), Partial(_oscillator_response, *leaves))
 
 
@@ -97,11 +105,12 @@ def _repeated(
     learning_rate: ArrayLike, momentum: ArrayLike, now: ArrayLike, ahead: ArrayLike, steps: ArrayLike
 ) -> Filter:
     """The filter of u′ = u + now · (1 − xu) + ahead · v′, v′ = βv + (1 − xu): u = h/η, x = ηλ, v the momentum."""
-    leaves = *(number(value) for value in (learning_rate, momentum, now, ahead)), check_steps(steps)
+    learning_rate, momentum = as_numbers("learning_rate", learning_rate, least=0), as_numbers("momentum", momentum)
+    leaves = learning_rate, momentum, as_numbers("now", now), as_numbers("ahead", ahead), check_steps(steps)
     return Filter(Partial(_repeated_residual, *leaves), Partial(_repeated_response, *leaves))
 
 
-@jax.jit
+@of_eigenvalues
 def _repeated_residual(
     learning_rate: ArrayLike,
     momentum: ArrayLike,
@@ -114,7 +123,7 @@ def _repeated_residual(
     return near + row[0]
 
 
-@jax.jit
+@of_eigenvalues
 def _repeated_response(
     learning_rate: ArrayLike,
     momentum: ArrayLike,
@@ -211,14 +220,14 @@ def _displacement(p: Array, q: Array) -> Array:
     return jnp.where((q >= 1) & ((z <= 1) | (slow >= 1)), direct, jnp.where(z > 1, apart, series))
 
 
-@jax.jit
+@of_eigenvalues
 def _oscillator_residual(
     s: ArrayLike, momentum: ArrayLike, learning_rate: ArrayLike, eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*s n"]:
     return _oscillation(*_scaled(s, momentum, learning_rate, eigenvalues)[1:])
 
 
-@jax.jit
+@of_eigenvalues
 def _oscillator_response(
     s: ArrayLike, momentum: ArrayLike, learning_rate: ArrayLike, eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*s n"]:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from lib.checks import as_array, check_symmetric, check_targets
-from lib.filters import Filter
+from lib.checks import as_array, as_kernel, as_real, check_symmetric, check_targets
+from lib.filters import Filter, check_filter
 
 # In units of eps · λ_max. What `eigh` makes of an eigenvalue 0 is below 2.3 for repeated inputs, up to n = 1,000; and
 # entries that err by u = eps/2 are off by a random matrix of norm 2√n · u · rms(Θ), which is below 1.
@@ -48,6 +48,7 @@ def decompose(theta: Float[Array, "n n *kk"]) -> Spectrum:
         are within 1000·eps·λ_max; the largest has a gradient there by `max_learning_rate`.
 
     Raises:
+        TypeError: when `theta` does not hold integers or real numbers of single or double precision.
         ValueError: when `theta` has neither shape, or is not symmetric. Inside `jit`, where that cannot be seen, an
             asymmetric kernel gives NaN.
 
@@ -57,8 +58,13 @@ def decompose(theta: Float[Array, "n n *kk"]) -> Spectrum:
 
     Source: the diagonalisation behind Lee et al. 2019, eqs 8-11.
     """
-    matrix = check_symmetric("theta", as_matrix(theta))
+    matrix = symmetric_matrix(theta)
     return Spectrum(*_eigh(matrix), matrix)
+
+
+def symmetric_matrix(theta: Array) -> Array:
+    """A kernel on the training set as a matrix that can be decomposed, or an error that says why not."""
+    return check_symmetric("theta", as_matrix(as_kernel("theta", theta)))
 
 
 def as_matrix(theta: Array) -> Array:
@@ -73,19 +79,23 @@ def as_matrix(theta: Array) -> Array:
     return theta.transpose(0, 2, 1, 3).reshape(size, size)
 
 
-def check_problem(spectrum: Spectrum, filter: Filter, y: Array, f0_x: Array | None = None) -> None:
-    """Or an error that names the argument; a full kernel's N·K modes need the outputs at initialisation as well."""
-    n, k = check_targets(y, f0_x).shape
+def check_problem(spectrum: Spectrum, filter: Filter, y: Array, f0_x: Array | None = None) -> tuple[Array, ...]:
+    """Targets and outputs at initialisation as arrays, integers in the dtype of the spectrum, or an error.
+
+    A full kernel's N·K modes need the outputs at initialisation as well.
+    """
     if not isinstance(spectrum, Spectrum):
         raise TypeError(f"`spectrum` must be that of Θ(X, X), from `decompose`, got {type(spectrum).__name__}")
-    if not isinstance(filter, Filter):
-        raise TypeError(f"`filter` must be a Filter, such as flow(1.0), got {type(filter).__name__}")
+    check_filter("filter", filter)
+    dtype = spectrum.eigenvalues.dtype
+    n, k = (y := check_targets(y, f0_x, dtype)).shape
     if len(spectrum.eigenvalues) not in (n, n if f0_x is None else n * k):
         expected = f"N = {n}" if f0_x is None else f"N = {n} or N·K = {n * k}"
         raise ValueError(
             f"`spectrum` has {len(spectrum.eigenvalues)} modes, expected {expected} for `y` of shape {jnp.shape(y)}; "
             "is it of another training set?"
         )
+    return (y,) if f0_x is None else (y, as_real("f0_x", f0_x, dtype))
 
 
 def function_product(
