@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from lib.checks import as_numbers, as_real
-from lib.filters import Filter, check_filter, not_negative
+from lib.filters import Filter, check_filter, floating, not_negative
 
 
 def then(first: Filter, second: Filter) -> Filter:
@@ -109,14 +109,17 @@ def decayed(filter: Filter, decay: ArrayLike) -> Filter:
     return Filter(Partial(_decayed_residual, filter, mu), Partial(_decayed_response, filter, mu))
 
 
+@floating
 def _then_residual(first: Filter, second: Filter, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
     return first.residual(eigenvalues) * second.residual(eigenvalues)
 
 
+@floating
 def _then_response(first: Filter, second: Filter, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
     return first.response(eigenvalues) + first.residual(eigenvalues) * second.response(eigenvalues)
 
 
+@floating
 def _average(
     weights: Float[Array, " i"], function: Callable[[Array], Array], eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*t n"]:
@@ -125,14 +128,14 @@ def _average(
     return jnp.einsum("i,...in->...n", share / share.sum(), values, precision="highest")
 
 
+@floating
 def _decayed_residual(filter: Filter, decay: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
     # = (µ + λ g₀)/(λ + µ), without a division by 0
-    eigenvalues = as_real("eigenvalues", eigenvalues)
     mu = jnp.asarray(decay, eigenvalues.dtype)
     total = not_negative(eigenvalues) + mu
     return filter.residual(total) + mu * filter.response(total)
 
 
+@floating
 def _decayed_response(filter: Filter, decay: ArrayLike, eigenvalues: Float[Array, " n"]) -> Float[Array, "*t n"]:
-    eigenvalues = as_real("eigenvalues", eigenvalues)
     return filter.response(not_negative(eigenvalues) + jnp.asarray(decay, eigenvalues.dtype))

@@ -89,18 +89,20 @@ def check_filter(name: str, filter: Any) -> None:
         raise TypeError(f"`{name}` must be a Filter, such as flow(1.0), got {type(filter).__name__}")
 
 
-def of_eigenvalues(function: Callable[..., Array]) -> Callable[..., Array]:
-    """A filter's function, compiled, of eigenvalues that are floating before anything takes their dtype.
-
-    NaN where they are: no step, or a comparison with 0, would hide it.
-    """
-    compiled = jax.jit(lambda *given: jnp.where(jnp.isnan(given[-1]), jnp.nan, function(*given)))
+def floating(function: Callable[..., Array]) -> Callable[..., Array]:
+    """A filter's function, of eigenvalues that are floating before anything takes their dtype."""
 
     @wraps(function)
-    def checked(*given: Any) -> Array:
-        return compiled(*given[:-1], as_real("eigenvalues", given[-1]))
+    def converted(*given: Any) -> Array:
+        return function(*given[:-1], as_real("eigenvalues", given[-1]))
 
-    return checked
+    return converted
+
+
+def of_eigenvalues(function: Callable[..., Array]) -> Callable[..., Array]:
+    """The same, compiled, and NaN where eigenvalues are: no step, or a comparison with 0, would hide it."""
+    compiled = jax.jit(lambda *given: jnp.where(jnp.isnan(given[-1]), jnp.nan, function(*given)))
+    return floating(wraps(function)(lambda *given: compiled(*given)))
 
 
 def not_negative(eigenvalues: Array) -> Array:

@@ -114,3 +114,11 @@ def test_errors_name_the_argument():
         averaged(descent(0.1, 5))
     with pytest.raises(ValueError, match=r"`weights` must have shape \(5,\)"):
         averaged(descent(0.1, jnp.arange(5)), jnp.ones(4))
+
+
+def test_only_filters_are_composed():
+    for make in (lambda f: then(f, flow(1.0)), lambda f: then(flow(1.0), f), averaged, lambda f: decayed(f, 0.1)):
+        with pytest.raises(TypeError, match=r"must be a Filter, such as .* got NoneType"):
+            make(None)
+    with pytest.raises(ValueError, match="`filter` must be made with an array of steps"):
+        averaged(descent(0.1, []))

@@ -6,7 +6,7 @@ import pytest
 from conftest import tolerance
 from scipy.linalg import expm
 
-from lib import descent, flow
+from lib import Kernel, averaged, decayed, descent, flow, heavy_ball, momentum_flow, nesterov, then
 
 MODES = [0.0, 1e-14, 1e-6, 0.3, 1.0, 2.5]
 
@@ -80,3 +80,50 @@ def test_dtype_follows_the_eigenvalues():
     modes = jnp.array([1.0], jnp.float32)
     assert flow(np.float64(2)).residual(modes).dtype == jnp.float32
     assert descent(np.float64(0.1), np.arange(3)).response(modes).dtype == jnp.float32
+
+
+def every_filter():
+    return [
+        *(flow(0.0), flow(1.0), flow(jnp.inf), descent(0.1, 0), descent(0.1, 3)),
+        *(heavy_ball(0.1, 0.9, 0), nesterov(0.1, 0.9, 3), momentum_flow(1.0, momentum=0.5, learning_rate=0.1)),
+        *(then(flow(1.5), descent(0.3, 2)), averaged(descent(0.3, jnp.arange(3))), decayed(flow(1.5), 0.3)),
+    ]
+
+
+def test_an_eigenvalue_that_is_not_a_number_gives_none():
+    for filtered in every_filter():
+        for function in filtered:
+            assert np.isnan(function(jnp.array([np.nan, 1.0]))).tolist() == [True, False]
+
+
+def test_whole_eigenvalues_are_those_numbers():
+    """Whose dtype no time, rate or weight may take."""
+    for filtered in every_filter():
+        for function in filtered:
+            expected = function(jnp.arange(3.0))
+            for whole in (jnp.arange(3), [0, 1, 2], np.arange(3)):
+                np.testing.assert_allclose(function(whole), expected, **tolerance(expected))
+
+
+def test_times_and_rates_must_be_numbers_from_zero():
+    kernel = Kernel(jnp.eye(2), jnp.eye(2))
+    makers = {
+        "t": flow,
+        "learning_rate": lambda value: descent(value, 2),
+        "momentum": lambda value: heavy_ball(0.1, value, 2),
+        "s": lambda value: momentum_flow(value, momentum=0.5, learning_rate=0.1),
+        "decay": lambda value: decayed(flow(1.0), value),
+    }
+    for name, make in makers.items():
+        for wrong in (None, "2", True, kernel, 1j, [True], [[1.0], [1.0, 2.0]]):
+            with pytest.raises(TypeError, match=f"`{name}` must be"):
+                make(wrong)
+        if name != "momentum":
+            with pytest.raises(ValueError, match=f"`{name}` must be 0 or more, got -1"):
+                make(jnp.array([2.0, -1.0]))
+    with pytest.raises(ValueError, match="`learning_rate` must be above 0, got 0"):
+        momentum_flow(1.0, momentum=0.5, learning_rate=0.0)
+    with pytest.raises(ValueError, match="`s` must be finite"):
+        momentum_flow(jnp.inf, momentum=0.5, learning_rate=0.1)
+    with pytest.raises(TypeError, match="`eigenvalues` must be an array, got a Kernel"):
+        flow(1.0).residual(kernel)

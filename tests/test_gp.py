@@ -238,3 +238,32 @@ def test_errors_name_the_argument():
         posterior(xx.nngp, tx.nngp.T, tt.nngp, y)
     with pytest.raises(ValueError, match="the `xx` kernel must have shape"):
         ensemble(decompose(xx.ntk), flow(1.0), y[:3], xx, tx, tt)
+
+
+def test_what_is_no_covariance_has_no_posterior():
+    """NaN in the place of a mean that looks like one; rounding of single precision is none, whatever the dtype."""
+    one = jnp.ones((1, 1))
+    for k in (jnp.diag(jnp.array([1.0, -1.0])), jnp.array([[1.0, 2.0], [2.0, 1.0]]), jnp.full((2, 2), jnp.nan), -one):
+        mean, cov = posterior(k, jnp.ones((1, len(k))), one, jnp.ones((len(k), 1)))
+        assert np.isnan(mean).all() and np.isnan(cov).all()
+    rounded = jnp.diag(jnp.array([1.0, -1e-7]))
+    assert posterior(rounded, jnp.ones((1, 2)), one, jnp.ones((2, 1)))[0].item() == pytest.approx(1)
+    assert np.isnan(posterior(jnp.nan * one, one, one, one)[0]).all()
+
+
+def test_the_posterior_names_what_it_refuses():
+    one, kernel = jnp.ones((1, 1)), Kernel(jnp.eye(1), jnp.eye(1))
+    for wrong in (None, True, jnp.ones(2)):
+        with pytest.raises(TypeError, match="`noise_variance` must be a real number"):
+            posterior(one, one, one, one, wrong)
+    for wrong in (-1.0, jnp.nan):
+        with pytest.raises(ValueError, match="`noise_variance` must be a number of at least 0"):
+            posterior(one, one, one, one, wrong)
+    with pytest.raises(TypeError, match="`k_xx` must hold numbers of single or double precision, got float16"):
+        posterior(one.astype(jnp.float16), one, one, one)
+    with pytest.raises(TypeError, match="`k_tx` must hold real numbers, got complex"):
+        posterior(one, 1j * one, one, one)
+    for function in (ensemble, readout_ensemble):
+        with pytest.raises(TypeError, match="`kernel_tx` must have fields nngp and ntk"):
+            function(decompose(one), flow(1.0), one, kernel, one, kernel)
+    assert posterior(one.astype(int), one, one, np.uint8(2 * one))[0].item() == 2

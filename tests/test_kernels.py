@@ -8,6 +8,7 @@ from conftest import tolerance
 from networks import waves
 from oracles import images
 
+from lib import fully_connected, relu
 from lib.kernels import Kernel, input_state
 
 
@@ -74,3 +75,10 @@ def test_errors_name_the_argument():
         input_state(jnp.ones((4, 3), jnp.int32), None, "vectors")
     with pytest.raises(TypeError, match="`x2` must hold floating-point numbers, got complex64"):
         input_state(x, jnp.ones((4, 3), jnp.complex64), "vectors")
+
+
+def test_inputs_that_are_no_arrays_are_refused():
+    net = fully_connected(8, 1, 1, relu)
+    for wrong in (Kernel(jnp.eye(2), jnp.eye(2)), None, "abc", [[1.0], [1.0, 2.0]]):
+        with pytest.raises(TypeError, match="`x1` must be an array"):
+            net.kernel(wrong)

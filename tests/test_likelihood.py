@@ -102,3 +102,19 @@ def test_errors_name_the_argument():
         sample(jax.random.key(0), jnp.ones((5, 1), int), gram())
     with pytest.raises(ValueError, match="`cov` must be symmetric"):
         sample(jax.random.key(0), jnp.zeros((2, 5, 1)), jnp.stack([gram(), gram().at[0, 1].add(1.0)]))
+
+
+def test_what_is_no_covariance_has_no_draws():
+    """A posterior's, which is 0 but for rounding, has."""
+    for cov in (-jnp.eye(2), jnp.array([[1.0, 2.0], [2.0, 1.0]])):
+        assert np.isnan(sample(jax.random.key(0), jnp.zeros((2, 1)), cov)).all()
+    certain = posterior(gram(), gram(), gram(), jnp.ones((5, 1)))
+    assert np.isfinite(sample(jax.random.key(0), *certain)).all()
+
+
+def test_half_precision_is_refused():
+    half = gram().astype(jnp.float16)
+    with pytest.raises(TypeError, match="`k_xx` must hold numbers of single or double precision, got float16"):
+        log_marginal_likelihood(half, jnp.ones((5, 1)))
+    with pytest.raises(TypeError, match="`cov` must hold numbers of single or double precision, got float16"):
+        sample(jax.random.key(0), jnp.ones((5, 1)), half)

@@ -267,3 +267,20 @@ def test_errors_name_the_argument():
         descend(lambda f, y: jnp.int32(0), theta, y, f0_x, 1, sgd)
     with pytest.raises(ValueError, match="`loss` must return one number, got a tuple"):
         descend(lambda f, y: (half_square(f, y), 0.0), theta, y, f0_x, 1, sgd)
+
+
+def test_an_optimiser_that_bends_late_or_at_small_gradients_is_refused():
+    """A clip from the 20th step on, which 16 steps do not see; and updates that vanish below a threshold."""
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    late = optax.conditionally_transform(optax.clip(1e-3), lambda step, **_: step >= 20)
+    dead = optax.stateless(lambda updates, params: jax.tree.map(lambda u: jnp.where(abs(u) < 1e-9, 0, u), updates))
+    for bend in (late, dead):
+        with pytest.raises(ValueError, match="`optimizer` must be linear"):
+            descend(half_square, theta, y, f0_x, 30, optax.chain(bend, optax.sgd(0.1)))
+
+
+def test_a_linear_optimiser_may_diverge_or_vanish_in_a_long_run():
+    theta, _, y, f0_x = random_problem(4, 2, full=False)
+    fading = optax.exponential_decay(0.1, 1, 0.5)
+    for optimizer in (optax.sgd(1e-3, momentum=1.3), optax.sgd(fading, momentum=0.9), optax.sgd(1e-3)):
+        assert descend(half_square, theta, y, f0_x, [1, 600], optimizer).shape == (2, 4, 2)

@@ -232,3 +232,44 @@ def test_errors_name_the_argument():
         train_outputs(decompose(theta), flow(1.0), y, 0.0)
     with pytest.raises(ValueError, match="`spectrum` has 3 modes, expected N = 2 or N·K = 2"):
         train_outputs(decompose(theta), flow(1.0), y[:2], y[:2])
+
+
+def test_what_is_no_matrix_of_digits_is_refused():
+    for function in (decompose, max_learning_rate, lib.critical_learning_rate):
+        for dtype in (jnp.float16, jnp.bfloat16, bool):
+            with pytest.raises(TypeError, match="`theta` must hold numbers of single or double precision, got"):
+                function(jnp.eye(2, dtype=dtype))
+        with pytest.raises(TypeError, match="`theta` must hold real numbers, got complex"):
+            function(jnp.eye(2) + 0j)
+
+
+def test_targets_of_integers_do_not_wrap_around():
+    """Bytes of NumPy's, whose difference is taken below 0; of no more digits than the spectrum's."""
+    spectrum = decompose(jnp.eye(2, dtype=jnp.float32))
+    y, f0_x = np.array([[3], [200]], np.uint8), np.array([[5], [100]], np.uint8)
+    for kind in (lambda a: a, lambda a: a.tolist(), jnp.asarray):
+        for filtered, expected in ((coefficients, [[-2.0], [100.0]]), (train_outputs, [[3.0], [200.0]])):
+            found = filtered(spectrum, flow(jnp.inf), kind(y), kind(f0_x))
+            assert found.dtype == jnp.float32 and found.tolist() == expected
+    true = np.array([[True], [False]])
+    assert coefficients(spectrum, flow(jnp.inf), true, ~true).tolist() == [[1.0], [-1.0]]
+    with pytest.raises(TypeError, match="`y` must hold real numbers, got complex"):
+        coefficients(spectrum, flow(1.0), 1j * y, f0_x)
+    with pytest.raises(TypeError, match="`f0_x` must be an array of numbers, got NoneType"):
+        coefficients(spectrum, flow(1.0), y, None)
+
+
+def test_a_kernel_without_positive_eigenvalues_bounds_no_learning_rate():
+    for function in (max_learning_rate, lib.critical_learning_rate):
+        for theta in (jnp.zeros((2, 2)), -jnp.eye(2), jnp.zeros((0, 0))):
+            assert float(function(theta)) == np.inf
+        assert np.isnan(function(jnp.full((2, 2), jnp.nan)))
+
+
+def test_products_name_the_argument():
+    with pytest.raises(TypeError, match="`theta` must be an array, got a Kernel"):
+        lib.kernel_product(lib.Kernel(jnp.eye(2), jnp.eye(2)), jnp.ones((2, 1)))
+    with pytest.raises(ValueError, match=r"`theta` must have shape \(M, N\)"):
+        lib.kernel_product(jnp.ones(2), jnp.ones((2, 1)))
+    with pytest.raises(ValueError, match=r"`a` must have shape \(..., N, K\)"):
+        lib.kernel_product(jnp.eye(2), jnp.ones((3, 1)))
