@@ -78,7 +78,7 @@ def test_errors_name_the_argument():
 
 
 def test_inputs_that_are_no_arrays_are_refused():
-    net = fully_connected(8, 1, 1, relu)
+    net = fully_connected(8, 1, 1, relu, W_std=1.0, b_std=0.0)
     for wrong in (Kernel(jnp.eye(2), jnp.eye(2)), None, "abc", [[1.0], [1.0, 2.0]]):
         with pytest.raises(TypeError, match="`x1` must be an array"):
             net.kernel(wrong)

@@ -281,6 +281,6 @@ def test_an_optimiser_that_bends_late_or_at_small_gradients_is_refused():
 
 def test_a_linear_optimiser_may_diverge_or_vanish_in_a_long_run():
     theta, _, y, f0_x = random_problem(4, 2, full=False)
-    fading = optax.exponential_decay(0.1, 1, 0.5)
+    fading = lambda step: 0.1 * 0.5**step
     for optimizer in (optax.sgd(1e-3, momentum=1.3), optax.sgd(fading, momentum=0.9), optax.sgd(1e-3)):
         assert descend(half_square, theta, y, f0_x, [1, 600], optimizer).shape == (2, 4, 2)
