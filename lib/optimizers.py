@@ -129,7 +129,8 @@ def _agree(found: Float[np.ndarray, "t p"], plain: Float[np.ndarray, "t p"], R: 
     told = np.isfinite(found).all(1) & np.isfinite(expected).all(1)
     told[:16] = True
     found, expected = found[told], expected[told]
-    return bool((abs(found - expected) <= 1e-3 * abs(expected).max(1, keepdims=True) + 1e-30 * max(1, abs(R).max())).all())
+    floor = 1e-30 * max(1, abs(R).max())
+    return bool((abs(found - expected) <= 1e-3 * abs(expected).max(1, keepdims=True) + floor).all())
 
 
 def _known(value: Any, rng: np.random.Generator) -> Any:
