@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable
 from inspect import ismethod
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 import jax
@@ -60,8 +60,11 @@ def _name(value: Any, outer: tuple) -> Any:
     if isinstance(value, FunctionType) and value.__globals__.get("__name__", "").partition(".")[0] == "optax":
         if any(value is function for function in outer):
             return "itself"
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return value.__code__, inner(cells), inner([value.__defaults__, value.__kwdefaults__])
+        return (
+            value.__code__,
+            inner(map(_contents, value.__closure__ or ())),
+            inner([value.__defaults__, value.__kwdefaults__]),
+        )
     if ismethod(value):  # a new object each time that one asks for it
         return _Address(id(value.__self__)), _Address(id(value.__func__))
     if isinstance(value, tuple | list):
@@ -75,6 +78,13 @@ def _name(value: Any, outer: tuple) -> Any:
     if isinstance(value, int | str | None):
         return type(value), value
     return _Address(id(value))
+
+
+def _contents(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that nothing has been assigned to
+        return "empty"
 
 
 def _reference(function: Any, name: Any, forget: Callable) -> Callable[[], Any]:

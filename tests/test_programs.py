@@ -24,6 +24,7 @@ MADE = {
     "a chain turned round": lambda: optax.chain(optax.sgd(0.1), optax.clip(1.0)),
     "a schedule": lambda: optax.sgd(optax.cosine_decay_schedule(0.1, 10)),
     "another schedule": lambda: optax.sgd(optax.cosine_decay_schedule(0.1, 20)),
+    "a schedule with a variable not assigned": lambda: optax.sgd(optax.exponential_decay(0.1, 1, 0.5), momentum=0.9),
     "injected": lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=0.1),
     "injected, another rate": lambda: optax.inject_hyperparams(optax.sgd)(learning_rate=0.2),
 }
