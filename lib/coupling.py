@@ -20,6 +20,7 @@ from lib.residual import Residual
 
 # Layers that take each example for itself.
 APART = (Dense, Conv, Flatten, Sequential, LayerNorm, AveragePool, GlobalAveragePool, Residual)
+COPIES = 8  # of parameters and inputs that the comparison takes, about
 MOST = 16  # examples that are compared
 # What the compiler may leave out for a program that runs a few times, on so few examples.
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -29,17 +30,18 @@ KEPT = 64  # functions of which the answer is kept
 _VERDICTS: dict[tuple, bool] = {}
 
 
-def acts_on_batch(net: Network, params: PyTree, x: Batch) -> bool:
+def acts_on_batch(net: Network, params: PyTree, x: Batch, memory: int = 2**30) -> bool:
     """Whether an example's outputs, or their derivatives, depend on the examples beside it, or on their number.
 
     Some examples together are compared with each alone, once for a function and its shapes: the first that come, where
     their numbers are known; and at random parameters and inputs of three sizes, so that it is known inside `jit` too.
-    What cannot be told, where outputs are not finite, parameters have no effect, or a function takes no other number of
-    examples or closes over traced values, counts as dependent: to differentiate a batch whole is always right.
-    Networks of lib's own layers need no test.
+    What cannot be told, where outputs are not finite, parameters have no effect or are too large, or a function takes
+    no other number of examples or closes over traced values, counts as dependent: to differentiate a batch whole is
+    always right. Networks of lib's own layers need no test.
 
     Args:
         net, params, x: a network, its parameters and inputs, or shapes and dtypes.
+        memory: bytes that the comparison may take.
 
     Example:
         >>> centred = lambda params, x: (x - x.mean(0)) @ params
@@ -51,6 +53,8 @@ def acts_on_batch(net: Network, params: PyTree, x: Batch) -> bool:
     shapes = jax.tree.flatten(shapes_of((apply_fn, params, resized(x, rows))))
     if _takes_examples_apart(shapes[1], tuple(shapes[0])):
         return False
+    if COPIES * sum(leaf.size * leaf.dtype.itemsize for leaf in shapes[0]) > memory:
+        return True
     known = _known((apply_fn, params, x)) and check_examples("x", x) >= rows
     key = (shapes[1], tuple(shapes[0]), known)
     if key not in _VERDICTS:
