@@ -20,7 +20,7 @@ from lib.residual import Residual
 
 # Layers that take each example for itself.
 APART = (Dense, Conv, Flatten, Sequential, LayerNorm, AveragePool, GlobalAveragePool, Residual)
-COPIES = 8  # of parameters and inputs that the comparison takes, about
+COPIES, MEMORY = 8, 2**30  # of parameters and inputs the comparison takes about so many, and may take so many bytes
 MOST = 16  # examples that are compared
 # What the compiler may leave out for a program that runs a few times, on so few examples.
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -30,7 +30,7 @@ KEPT = 64  # functions of which the answer is kept
 _VERDICTS: dict[tuple, bool] = {}
 
 
-def acts_on_batch(net: Network, params: PyTree, x: Batch, memory: int = 2**30) -> bool:
+def acts_on_batch(net: Network, params: PyTree, x: Batch) -> bool:
     """Whether an example's outputs, or their derivatives, depend on the examples beside it, or on their number.
 
     Some examples together are compared with each alone, once for a function and its shapes: the first that come, where
@@ -41,7 +41,6 @@ def acts_on_batch(net: Network, params: PyTree, x: Batch, memory: int = 2**30) -
 
     Args:
         net, params, x: a network, its parameters and inputs, or shapes and dtypes.
-        memory: bytes that the comparison may take.
 
     Example:
         >>> centred = lambda params, x: (x - x.mean(0)) @ params
@@ -53,7 +52,7 @@ def acts_on_batch(net: Network, params: PyTree, x: Batch, memory: int = 2**30) -
     shapes = jax.tree.flatten(shapes_of((apply_fn, params, resized(x, rows))))
     if _takes_examples_apart(shapes[1], tuple(shapes[0])):
         return False
-    if COPIES * sum(leaf.size * leaf.dtype.itemsize for leaf in shapes[0]) > memory:
+    if COPIES * sum(leaf.size * leaf.dtype.itemsize for leaf in shapes[0]) > MEMORY:
         return True
     known = _known((apply_fn, params, x)) and check_examples("x", x) >= rows
     key = (shapes[1], tuple(shapes[0]), known)

@@ -54,7 +54,7 @@ def explain_ntk(net: Network, params: PyTree, x1: Batch, x2: Batch | None = None
     memory = check_size("memory", memory)
     n1, n2 = check_examples("x1", x1), None if x2 is None else check_examples("x2", x2)
     leaves, structure = jax.tree.flatten(shapes_of((as_apply_fn(net), params, x1, x2)))
-    measured = _measure(structure, tuple(leaves), acts_on_batch(net, params, x1, memory))
+    measured = _measure(structure, tuple(leaves), acts_on_batch(net, params, x1))
     if measured.layers:
         return _by_layers(measured, memory)
     return _as_a_function(measured, n1, n2, memory)
