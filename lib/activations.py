@@ -97,7 +97,7 @@ def activation(phi: Any) -> Activation:
     return Activation(getattr(phi, "__name__", repr(phi)), _elementwise, quadrature, (phi,))
 
 
-def leaky_relu(a: float) -> Activation:
+def leaky_relu(a: float | Array) -> Activation:
     """φ(u) = max(u, 0) + a min(u, 0).
 
     Args:
@@ -172,7 +172,7 @@ def _identity(x: Array) -> Array:
     return x
 
 
-def _polynomial(x: Array, *coefficients: float) -> Array:
+def _polynomial(x: Array, *coefficients: float | Array) -> Array:
     return jnp.polyval(jnp.asarray(coefficients[::-1], x.dtype), x)
 
 

@@ -63,7 +63,7 @@ def _relu_jvp(primals: tuple, tangents: tuple) -> tuple[Pair, Pair]:
     return (t, t_dot), (slope_t, slope_t_dot)
 
 
-def leaky_relu(k11: Array, k12: Array, k22: Array, slope: float) -> Pair:
+def leaky_relu(k11: Array, k12: Array, k22: Array, slope: float | Array) -> Pair:
     """The dual of φ(u) = max(u, 0) + a min(u, 0), from that of ReLU; a = −1 is |u|.
 
     𝒯 = (1 − a)² 𝒯_relu + a k12,  𝒯̇ = (1 − a)² 𝒯̇_relu + a

@@ -122,7 +122,7 @@ def cos(k11: Array, k12: Array, k22: Array) -> Pair:
     return t_dot, t
 
 
-def polynomial(k11: Array, k12: Array, k22: Array, *coefficients: float) -> Pair:
+def polynomial(k11: Array, k12: Array, k22: Array, *coefficients: float | Array) -> Pair:
     """The dual of φ(u) = Σ_i c_i uⁱ, by Price's theorem once for each power of k12.
 
     𝒯 = Σ_m k12ᵐ/m! E[φ⁽ᵐ⁾(u)] E[φ⁽ᵐ⁾(v)],  𝒯̇ the same for φ′,  E[uⁿ] = (n − 1)!! k11^{n/2} for even n

@@ -25,7 +25,7 @@ def ntk_solve(
     x: Array,
     v: Float[Array, "n k"],
     ridge: Any = 0.0,
-    tolerance: float = 1e-5,
+    tolerance: Any = 1e-5,
     steps: int | None = None,
 ) -> Solution:
     """Solves (Θ̂ + µ) a = v by conjugate gradients, with one ntk-vector product a step.

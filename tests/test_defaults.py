@@ -134,6 +134,7 @@ DEFAULTS = {
         "ntk",
         "standard",
     ),
+    "in_span.parameterization": (lambda **g: lib.in_span(np.asarray(X)[:2], **g), "ntk", "standard"),
     "kernel_in_blocks.mesh": (lambda **g: lib.kernel_in_blocks(FLAT, X, **g), ONE_DEVICE, NOTHING),
     "kernel_in_blocks.x2": (lambda **g: lib.kernel_in_blocks(FLAT, X, **g), X, X[:2]),
     "load.dtype": (lambda **g: lib.load("mnist", 2, 2, **g), jnp.float32, jnp.float16),
