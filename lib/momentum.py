@@ -4,6 +4,7 @@ A preconditioned method, such as Adam's or Newton's, is no filter of Θ: it trai
 """
 
 from math import factorial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,6 @@ def heavy_ball(learning_rate: ArrayLike, momentum: ArrayLike, steps: ArrayLike) 
 
     Source: Lee et al. 2019, eqs S1-S2; Polyak 1964 (`polyak1964momentum`).
     """
-
     return _repeated(learning_rate, momentum, 0.0, 1.0, steps)
 
 
@@ -60,7 +60,6 @@ def nesterov(learning_rate: ArrayLike, momentum: ArrayLike, steps: ArrayLike) ->
 
     Source: Sutskever et al. 2013 (`sutskever2013momentum`), section 2.
     """
-
     return _repeated(learning_rate, momentum, 1.0, momentum, steps)
 
 
@@ -92,7 +91,6 @@ def momentum_flow(s: ArrayLike, *, momentum: ArrayLike, learning_rate: ArrayLike
 
     Source: Lee et al. 2019, eqs S3-S4.
     """
-
     leaves = as_numbers("s", s, least=0), as_numbers("momentum", momentum), as_numbers("learning_rate", learning_rate)
     if known(jnp.isinf(leaves[0]).any()):
         raise ValueError("`s` must be finite, got inf; the limit is that of `flow(jnp.inf)`")
@@ -101,53 +99,48 @@ def momentum_flow(s: ArrayLike, *, momentum: ArrayLike, learning_rate: ArrayLike
     return Filter(Partial(_oscillator_residual, *leaves), Partial(_oscillator_response, *leaves))
 
 
+class _Step(NamedTuple):
+    """u′ = u + now · (1 − xu) + ahead · v′, v′ = βv + (1 − xu), where u = h/η, x = ηλ, and v is the momentum."""
+
+    learning_rate: ArrayLike
+    momentum: ArrayLike
+    now: ArrayLike
+    ahead: ArrayLike
+
+    def change(self, eigenvalues: Float[Array, " n"]) -> Float[Array, "3 3 n"]:
+        """S, the step on (u, v, 1), with a 1 taken from S₀₀ = 1 − (now + ahead) x, beside which a slow x would vanish.
+
+        Without the 1 the same map takes (1, 0) to the residual: the first row of Sⁱ holds both g and h/η.
+        """
+        eta, beta, now, ahead = (jnp.asarray(value, eigenvalues.dtype) for value in self)
+        x = eta * not_negative(eigenvalues)
+        rows = [[-(now + ahead) * x, ahead * beta, now + ahead], [-x, beta, 1.0], [0.0, 0.0, 1.0]]
+        return jnp.stack([jnp.stack([x * 0 + entry for entry in row]) for row in rows])
+
+
 def _repeated(
     learning_rate: ArrayLike, momentum: ArrayLike, now: ArrayLike, ahead: ArrayLike, steps: ArrayLike
 ) -> Filter:
-    """The filter of u′ = u + now · (1 − xu) + ahead · v′, v′ = βv + (1 − xu): u = h/η, x = ηλ, v the momentum."""
-    learning_rate, momentum = as_numbers("learning_rate", learning_rate, least=0), as_numbers("momentum", momentum)
-    leaves = learning_rate, momentum, as_numbers("now", now), as_numbers("ahead", ahead), check_steps(steps)
+    """The filter of as many of these steps, from rest."""
+    rates = as_numbers("learning_rate", learning_rate, least=0), as_numbers("momentum", momentum)
+    leaves = _Step(*rates, as_numbers("now", now), as_numbers("ahead", ahead)), check_steps(steps)
     return Filter(Partial(_repeated_residual, *leaves), Partial(_repeated_response, *leaves))
 
 
 @of_eigenvalues
 def _repeated_residual(
-    learning_rate: ArrayLike,
-    momentum: ArrayLike,
-    now: ArrayLike,
-    ahead: ArrayLike,
-    steps: Integer[Array, "*steps"],
-    eigenvalues: Float[Array, " n"],
+    step: _Step, steps: Integer[Array, "*steps"], eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*steps n"]:
-    row, near = _first_row(_step(learning_rate, momentum, now, ahead, eigenvalues), steps)
+    row, near = _first_row(step.change(eigenvalues), steps)
     return near + row[0]
 
 
 @of_eigenvalues
 def _repeated_response(
-    learning_rate: ArrayLike,
-    momentum: ArrayLike,
-    now: ArrayLike,
-    ahead: ArrayLike,
-    steps: Integer[Array, "*steps"],
-    eigenvalues: Float[Array, " n"],
+    step: _Step, steps: Integer[Array, "*steps"], eigenvalues: Float[Array, " n"]
 ) -> Float[Array, "*steps n"]:
-    row, _ = _first_row(_step(learning_rate, momentum, now, ahead, eigenvalues), steps)
-    return jnp.asarray(learning_rate, eigenvalues.dtype) * row[2]
-
-
-def _step(
-    learning_rate: ArrayLike, momentum: ArrayLike, now: ArrayLike, ahead: ArrayLike, eigenvalues: Float[Array, " n"]
-) -> Float[Array, "3 3 n"]:
-    """S, the step on (u, v, 1), with a 1 taken from S₀₀ = 1 − (now + ahead) x, beside which a slow x would vanish.
-
-    Without the 1 the same map takes (1, 0) to the residual: the first row of Sⁱ holds both g and h/η.
-    """
-    values = (jnp.asarray(value, eigenvalues.dtype) for value in (learning_rate, momentum, now, ahead))
-    eta, beta, now, ahead = values
-    x = eta * not_negative(eigenvalues)
-    rows = [[-(now + ahead) * x, ahead * beta, now + ahead], [-x, beta, 1.0], [0.0, 0.0, 1.0]]
-    return jnp.stack([jnp.stack([x * 0 + entry for entry in row]) for row in rows])
+    row, _ = _first_row(step.change(eigenvalues), steps)
+    return jnp.asarray(step.learning_rate, eigenvalues.dtype) * row[2]
 
 
 def _first_row(

@@ -199,12 +199,18 @@ def test_only_comments_docstrings_and_blank_lines_are_no_code(source, code):
     assert provenance._code_only(source) == code
 
 
-def test_a_hash_line_in_a_string_counts(book):
+@pytest.mark.parametrize(
+    "source",
+    ['TABLE = """\n# {}\n"""\n', 'def f(x): "Doc."; return x + {}\n'],
+    ids=["a hash line in a string", "code on the docstring's line"],
+)
+def test_what_looks_like_a_comment_but_is_code_counts(book, source):
     notebook, code = book / "book" / "experiments" / "figure_0.ipynb", book / "lib" / "code.py"
-    code.write_text('TABLE = """\n# 1\n"""\n')
-    before = provenance.fingerprint(notebook)
-    code.write_text('TABLE = """\n# 2\n"""\n')
-    assert provenance.fingerprint(notebook) != before
+    prints = []
+    for number in (1, 2):
+        code.write_text(source.format(number))
+        prints.append(provenance.fingerprint(notebook))
+    assert prints[0] != prints[1]
 
 
 def test_fingerprints_may_be_taken_in_several_threads(book):
@@ -214,15 +220,6 @@ def test_fingerprints_may_be_taken_in_several_threads(book):
     )
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(provenance.fingerprint, [notebook] * 8))) == 1
-
-
-def test_code_on_the_docstrings_line_counts(book):
-    """A docstring that shares its line with code is no reason to overlook the code."""
-    notebook, code = book / "book" / "experiments" / "figure_0.ipynb", book / "lib" / "code.py"
-    code.write_text('def f(x): "Doc."; return x + 1\n')
-    before = provenance.fingerprint(notebook)
-    code.write_text('def f(x): "Doc."; return x + 2\n')
-    assert provenance.fingerprint(notebook) != before
 
 
 def test_a_recorded_run_comes_back_and_is_fresh_until_the_code_changes(book, monkeypatch):
