@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from benchmarks import peer
 from benchmarks.timing import seconds
 from lib import convolutional, empirical_ntk, fully_connected, relu, wide_resnet
-from lib.backprop import weighted_layers
-from lib.convolution import Conv
+from lib.networks.convolution import Conv
+from lib.tangent.taps import weighted_layers
 
 ROUNDS = 5
 NEURAL_TANGENTS = Path(__file__).parent / "peers" / "empirical_neural_tangents.py"

@@ -15,7 +15,8 @@ from jax import lax
 
 from benchmarks import peer
 from benchmarks.timing import seconds
-from lib import Conv, Dense, Flatten, GlobalAveragePool, Sequential, duals, relu
+from lib import Conv, Dense, Flatten, GlobalAveragePool, Sequential, relu
+from lib.infinite import duals
 
 ROUNDS = 3
 PEER = Path(__file__).parent / "peers" / "kernels_neural_tangents.py"

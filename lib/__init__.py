@@ -3,7 +3,16 @@
 The names of this package are what the book's chapters call; each is documented where it is defined.
 """
 
-from lib.activations import (
+from lib.chapter.claims import Claims, glue, provenance_line, recorded
+from lib.chapter.paper import paper_values
+from lib.chapter.scales import Scales, budget
+from lib.chapter.sliders import slider
+from lib.data import DataError, load
+from lib.data.span import in_span
+from lib.gp.likelihood import log_marginal_likelihood, sample
+from lib.gp.prediction import ensemble, posterior, readout_ensemble
+from lib.infinite.kernel import Kernel
+from lib.networks.activations import (
     Activation,
     absolute,
     activation,
@@ -19,12 +28,20 @@ from lib.activations import (
     sin,
     tanh,
 )
-from lib.architectures import convolutional, fully_connected, wide_resnet
-from lib.blocks import kernel_in_blocks
-from lib.compose import averaged, decayed, then
-from lib.convolution import Conv
-from lib.data import DataError, load
-from lib.dynamics import (
+from lib.networks.architectures import convolutional, fully_connected, wide_resnet
+from lib.networks.convolution import Conv
+from lib.networks.large import kernel_in_blocks
+from lib.networks.layers import Dense, Flatten, Sequential
+from lib.networks.normalization import BatchNorm, LayerNorm
+from lib.networks.pooling import AveragePool, GlobalAveragePool
+from lib.networks.residual import Residual
+from lib.tangent.equations import Solution, ntk_solve
+from lib.tangent.expansion import linearize, taylor_expand
+from lib.tangent.layerwise import empirical_ntk_by_layer
+from lib.tangent.ntk import empirical_ntk, ntk_vector_product
+from lib.tangent.plan import NtkPath, explain_ntk
+from lib.tangent.readout import empirical_nngp
+from lib.training.closed_form import (
     coefficients,
     critical_learning_rate,
     kernel_product,
@@ -33,28 +50,11 @@ from lib.dynamics import (
     train_outputs,
     weight_change,
 )
-from lib.empirical import empirical_ntk, ntk_vector_product
-from lib.evolution import evolve
-from lib.filters import Filter, descent, flow
-from lib.gp import ensemble, posterior, readout_ensemble
-from lib.kernels import Kernel
-from lib.layers import Dense, Flatten, Sequential
-from lib.layerwise import empirical_ntk_by_layer
-from lib.likelihood import log_marginal_likelihood, sample
-from lib.linearity import Linearity, linearity
-from lib.linearize import linearize, taylor_expand
-from lib.momentum import heavy_ball, momentum_flow, nesterov
-from lib.normalization import BatchNorm, LayerNorm
-from lib.optimizers import descend
-from lib.paper import paper_values
-from lib.paths import NtkPath, explain_ntk
-from lib.pooling import AveragePool, GlobalAveragePool
-from lib.readout import empirical_nngp
-from lib.records import Claims, glue, provenance_line, recorded
-from lib.residual import Residual
-from lib.scales import Scales, budget
-from lib.slider import slider
-from lib.solve import Solution, ntk_solve
-from lib.span import in_span
-from lib.spectrum import Spectrum, decompose
-from lib.training import Run, train
+from lib.training.combine import averaged, decayed, then
+from lib.training.filters import Filter, descent, flow
+from lib.training.loop import Run, train
+from lib.training.momentum import heavy_ball, momentum_flow, nesterov
+from lib.training.ode import evolve
+from lib.training.report import Linearity, linearity
+from lib.training.spectrum import Spectrum, decompose
+from lib.training.stepwise import descend

@@ -13,8 +13,8 @@ from conftest import alive
 from sphinx.errors import ExtensionError
 
 from benchmarks import chapters as costs
-from lib.provenance import Stopwatch, fingerprint, provenance
-from lib.records import Recorded
+from lib.chapter.claims import Recorded
+from lib.chapter.provenance import Stopwatch, fingerprint, provenance
 from tools import chapters, pages, results
 from tools.chapters import Chapter, Run, run
 
@@ -204,7 +204,7 @@ def test_the_calibration_is_a_program_that_runs():
     assert chapters._calibrate(Run(CHAPTERS[0], "paper"), Event()) is None
 
 
-CLAIM = """from lib.records import Claims
+CLAIM = """from lib.chapter.claims import Claims
 claims = Claims('{name}', scale=scale, seed=seed)
 claims.check('one', {value}, low=0)
 claims.save()"""

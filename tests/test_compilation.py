@@ -13,10 +13,10 @@ from oracles import images
 from problems import half_square
 
 import lib
-from lib import tiles
-from lib.apply_fn import as_apply_fn
-from lib.jacobian import contract
-from lib.layerwise import layer_factors, layer_ntk
+from lib.infinite import tiles
+from lib.tangent.apply_fn import as_apply_fn
+from lib.tangent.jacobian import contract
+from lib.tangent.layerwise import layer_factors, layer_ntk
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 KEY = jax.random.key(0)

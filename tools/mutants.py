@@ -32,7 +32,7 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-from lib.provenance import cores
+from lib.chapter.provenance import cores
 from tools.reach import ROOT, stages
 from tools.unit import HALVES, KEPT
 
@@ -228,7 +228,7 @@ def report(wanted: list[Mutant], known: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as lib/span.py; default: all")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as lib/data/span.py; default: all")
     parser.add_argument("--count", type=int, default=300, metavar="N", help="how many faults are tried")
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="which: another number, another sample")
     wanted = parser.parse_args()

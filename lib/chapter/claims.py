@@ -1,0 +1,254 @@
+"""Claims that can fail, and the record a chapter leaves of them."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import ArrayLike
+
+from lib.chapter.provenance import Stopwatch, book_root, fingerprint, provenance
+from lib.chapter.scales import Scales, budget, html_table
+
+__all__ = [
+    "ClaimError",
+    "Claims",
+    "Recorded",
+    "Scales",
+    "budget",
+    "claims_table",
+    "glue",
+    "provenance_line",
+    "recorded",
+]
+
+
+class ClaimError(AssertionError):
+    """A chapter's measured number lies outside the band that its claim states."""
+
+
+class Claims:
+    """The claims of one chapter: each a number, the band it must lie in, the paper's number and its source.
+
+    Made at the top of a chapter (its clock starts here), shown as a table, saved at the end. Saving writes
+    `_build/results/<scale>/<chapter>.json` under the book's root and then raises if a claim does not hold.
+
+    Args:
+        chapter: the notebook's stem, for example "figure_3".
+        scale: "quick" or "paper", as the chapter's parameters cell has it.
+        seed: a whole number ≥ 0; runs with a seed other than 0 are kept apart as `<chapter>-seed<k>`.
+
+    Raises:
+        ValueError: for an empty or path-like chapter name, or a negative seed.
+
+    Example:
+        >>> claims = Claims("figure_3")
+        >>> claims.check("RMSE of f and f_lin on test inputs", 0.11, high=0.15, paper=0.121, source="Figure 3, right")
+        >>> print(claims)
+        figure_3 at quick scale, seed 0
+          holds  RMSE of f and f_lin on test inputs = 0.11, ≤ 0.15, paper 0.121 (Figure 3, right)
+    """
+
+    def __init__(self, chapter: str, *, scale: str = "quick", seed: int = 0) -> None:
+        for argument, name in (("chapter", chapter), ("scale", scale)):
+            if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+                raise ValueError(
+                    f"`{argument}` must be a plain name such as the notebook's stem 'figure_3', got {name!r}"
+                )
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"`seed` must be a whole number ≥ 0, got {seed!r}")
+        self.chapter, self.scale, self.seed = chapter, scale, seed
+        self.rows: list[dict[str, Any]] = []
+        self._stopwatch = Stopwatch()
+
+    def check(
+        self,
+        name: str,
+        value: ArrayLike,
+        low: float | None = None,
+        high: float | None = None,
+        paper: float | str | None = None,
+        source: str = "",
+    ) -> None:
+        """Record low ≤ value ≤ high. A failed claim raises only in `save`, so that one run shows all of them.
+
+        Args:
+            name: says what was measured; unique within the chapter.
+            value: one number. NaN and infinities never hold.
+            low: the band's lower end, or None.
+            high: the band's upper end, or None. At least one end is needed: a claim that cannot fail is none.
+            paper: what the paper has, or None.
+            source: where the paper has it, or where the band comes from.
+
+        Raises:
+            ValueError: for a value that is not one number, a band that is missing, empty or NaN, or a repeated name.
+        """
+        if np.size(value) != 1 or np.iscomplexobj(value):
+            raise ValueError(
+                f"`value` of {name!r} must be one real number, got shape {np.shape(value)}; reduce it first"
+            )
+        if low is None and high is None:
+            raise ValueError(f"{name!r} needs `low` or `high`: without a band a claim cannot fail")
+        number = float(np.asarray(value).item())
+        low, high = (None if end is None else float(end) for end in (low, high))
+        if not (-math.inf if low is None else low) <= (math.inf if high is None else high):
+            raise ValueError(f"the band of {name!r} must have `low` ≤ `high`, got low={low}, high={high}")
+        if any(row["name"] == name for row in self.rows):
+            raise ValueError(f"{name!r} is already claimed; a `name` must be unique within a chapter")
+        holds = math.isfinite(number) and (low is None or low <= number) and (high is None or number <= high)
+        paper = paper if paper is None or isinstance(paper, str) else float(paper)
+        self.rows.append(
+            {"name": name, "value": number, "low": low, "high": high, "paper": paper, "source": source, "holds": holds}
+        )
+
+    def save(self, **arrays: ArrayLike) -> None:
+        """Write the record, and the arrays behind the figure beside it as .npz; then raise for every claim that failed.
+
+        Raises:
+            ValueError: where nothing was claimed.
+            TypeError: for an array of Python objects.
+            ClaimError: listing every claim that does not hold.
+        """
+        if not self.rows:
+            raise ValueError("nothing to save: a chapter makes at least one claim, by `check`")
+        solid = {name: np.asarray(array) for name, array in arrays.items()}
+        for name, array in solid.items():
+            if array.dtype.hasobject:
+                raise TypeError(
+                    f"`{name}` must be an array of numbers, got Python objects; are its rows of unequal length?"
+                )
+        folder = book_root() / "_build" / "results" / self.scale
+        stem = self.chapter if self.seed == 0 else f"{self.chapter}-seed{self.seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{stem}.npz").unlink(missing_ok=True)
+        if solid:
+            np.savez_compressed(folder / f"{stem}.npz", allow_pickle=False, **solid)
+        rows = [row | {"value": row["value"] if math.isfinite(row["value"]) else None} for row in self.rows]
+        record = {"chapter": self.chapter, "scale": self.scale, "seed": self.seed, "claims": rows}
+        record["provenance"] = provenance(self._stopwatch, self.seed)
+        partial = folder / f".{stem}.{os.getpid()}.json"
+        partial.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(folder / f"{stem}.json")
+        failed = [row for row in self.rows if not row["holds"]]
+        if failed:
+            raise ClaimError(
+                "\n".join(
+                    [
+                        f"{len(failed)} of {len(self.rows)} claims of {self.chapter} do not hold:",
+                        *map(_sentence, failed),
+                    ]
+                )
+            )
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.chapter} at {self.scale} scale, seed {self.seed}", *map(_sentence, self.rows)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return claims_table(self.rows)
+
+
+class Recorded(NamedTuple):
+    """One run of a chapter: its claims, the arrays behind its figure, and whether today's code is what made it."""
+
+    chapter: str
+    scale: str
+    seed: int
+    claims: list[dict[str, Any]]
+    provenance: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    fresh: bool
+
+
+def recorded(chapter: str, scale: str = "paper") -> Recorded | None:
+    """The run kept in book/results for a chapter at a scale, or None where there is none."""
+    return _read(Path("book") / "results" / scale, chapter)
+
+
+def measured(chapter: str, scale: str = "quick") -> Recorded | None:
+    """The latest run on this machine of a chapter at a scale, or None where there is none."""
+    return _read(Path("_build") / "results" / scale, chapter)
+
+
+def _read(folder: Path, chapter: str) -> Recorded | None:
+    path = book_root() / folder / f"{chapter}.json"
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    arrays = {}
+    if path.with_suffix(".npz").exists():
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+            arrays = dict(stored)
+    notebook = next((book_root() / "book").rglob(f"{chapter}.ipynb"), None)
+    return Recorded(
+        **record,
+        arrays=arrays,
+        fresh=notebook is not None and fingerprint(notebook) == record["provenance"]["fingerprint"],
+    )
+
+
+def provenance_line(provenance: Mapping[str, Any]) -> str:
+    """One line of text for the foot of a figure: commit, versions, device, dtype, seed, time and memory."""
+    commit = (provenance["commit"] or "no commit")[:10] + (" with changes" if provenance["dirty"] else "")
+    versions = ", ".join(
+        f"{name} {provenance['versions'][name]}" for name in ("jax", "flax", "optax") if name in provenance["versions"]
+    )
+    seconds, memory = provenance["wall_time"], provenance["peak_memory"]["device"] or provenance["peak_memory"]["host"]
+    time = f"{seconds['total']:.1f} s, of which {seconds['compile']:.1f} s compiling"
+    return " · ".join(
+        [
+            commit,
+            versions,
+            provenance["device"],
+            provenance["dtype"],
+            f"seed {provenance['seed']}",
+            time,
+            f"{memory / 1e9:.2g} GB" if memory else "memory unknown",
+            provenance["date"][:10],
+        ]
+    )
+
+
+def glue(name: str, value: ArrayLike | str) -> None:
+    """Give a number of the run to the chapter's prose, which quotes it by {glue:text}`name:.3f`.
+
+    The record is the one of MyST-NB's own `glue`, which is not there where a chapter runs without the site's packages.
+    """
+    from IPython.display import display
+
+    prefix = "application/papermill.record/"
+    text = value if isinstance(value, str) else repr(np.asarray(value).item())
+    display({f"{prefix}text/plain": text}, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}})
+
+
+def claims_table(rows: list[dict[str, Any]]) -> str:
+    """The HTML table of claims, as chapters and the scorecard show it."""
+    heads = ["claim", "measured", "must be", "paper", "source", "holds"]
+    cells = [
+        [r["name"], _number(r["value"]), _band(r), _number(r["paper"]), r["source"], "yes" if r["holds"] else "NO"]
+        for r in rows
+    ]
+    return html_table("claims", heads, cells)
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    paper = "" if row["paper"] is None else f", paper {_number(row['paper'])}"
+    source = f" ({row['source']})" if row["source"] else ""
+    verdict = "holds" if row["holds"] else "FAILS"
+    return f"  {verdict}  {row['name']} = {_number(row['value'])}, {_band(row)}{paper}{source}"
+
+
+def _band(row: Mapping[str, Any]) -> str:
+    low, high = row["low"], row["high"]
+    if low is None or high is None:
+        return f"≤ {high:.4g}" if low is None else f"≥ {low:.4g}"
+    return f"{low:.4g} to {high:.4g}"
+
+
+def _number(value: float | str | None) -> str:
+    return "–" if value is None else value if isinstance(value, str) else f"{value:.4g}"

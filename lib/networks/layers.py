@@ -1,0 +1,285 @@
+"""Flax layers that know their infinite face.
+
+Each layer is called on features, and has two more methods: `needs(above)`, what it must be told of its input's
+covariance for what is asked of its output, and `kernel_step(state)`, from the state below it to the state above.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array
+
+from lib.checks import check_floating, check_parameterization, check_scalar, check_size
+from lib.infinite.kernel import Kernel, State, at_equal_positions, check_inputs, input_state
+from lib.infinite.tiles import in_tiles, tile_edge
+from lib.networks.activations import Activation
+
+
+class Dense(nn.Module):
+    """A fully connected layer, h = x W + b, with Gaussian weights of variance σ_w² / n for n inputs.
+
+    "ntk":       W = σ_w ω / √n, b = σ_b β, with ω, β ~ N(0, 1) trained
+                 K ← σ_w² K + σ_b²,  Θ ← σ_w² K + σ_b² + σ_w² Θ
+    "standard":  W = ω ~ N(0, σ_w² / n), b = β ~ N(0, σ_b²), trained
+                 K ← σ_w² K + σ_b²,  Θ ← n K + 1 + σ_w² Θ
+
+    Args:
+        features: outputs of the layer, its width.
+        W_std: σ_w; √2 keeps the variance of a deep ReLU network.
+        b_std: σ_b; None for a layer without bias, 0 for one that starts at zero.
+        parameterization: "ntk" or "standard".
+
+    Raises:
+        ValueError, TypeError: for a field that is none of these, or an `x` that is not a floating (N, n) array.
+
+    Example:
+        >>> import jax
+        >>> layer = Dense(3, W_std=1.5, b_std=0.1)
+        >>> params = layer.init(jax.random.key(0), jnp.ones((2, 5)))
+        >>> params["params"]["omega"].shape, layer.apply(params, jnp.ones((2, 5))).shape
+        ((5, 3), (2, 3))
+
+    Source: Lee et al. 2019, eqs 1, S26-S29 and S36.
+    """
+
+    features: int
+    W_std: Any = 1.0
+    b_std: Any = None
+    parameterization: str = "ntk"
+
+    def __post_init__(self):
+        self.features = check_size("features", self.features)
+        self.W_std = check_scalar("W_std", self.W_std)
+        self.b_std = None if self.b_std is None else check_scalar("b_std", self.b_std)
+        check_parameterization(self.parameterization)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = _check_vectors(x)
+        return weigh(self, x, (x.shape[1], self.features), lambda omega: x @ omega)
+
+    @nn.nowrap
+    def needs(self, above: str) -> str:
+        """Vectors, whatever is above."""
+        return "vectors"
+
+    @nn.nowrap
+    def kernel_step(self, state: State) -> State:
+        """Eqs S26 and S29."""
+        if state.positions():
+            raise ValueError(
+                f"Dense needs vectors, but its input has positions {state.positions()[:2]}; "
+                "put Flatten() or GlobalAveragePool() before it"
+            )
+        return weigh_kernel(self, state)
+
+
+class Flatten(nn.Module):
+    """One vector per example: (N, H, W, C) → (N, H W C). On vectors it does nothing.
+
+    K(x, x′) ← mean over positions p of K_pp(x, x′), and so for Θ. Weights above it see all positions, each with weights
+    of its own, so that covariances between different positions need not be known.
+
+    Example:
+        >>> Flatten()(jnp.ones((2, 4, 4, 3))).shape
+        (2, 48)
+    """
+
+    def __call__(self, x: Array) -> Array:
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+    @nn.nowrap
+    def needs(self, above: str) -> str:
+        """The mean over positions, which of inputs is one product of matrices."""
+        return "mean"
+
+    @nn.nowrap
+    def kernel_step(self, state: State) -> State:
+        """The mean over positions; of inputs it has been taken where the state was made."""
+        if not state.positions():
+            return state
+        flat = state.map(lambda k: jnp.mean(at_equal_positions(k, len(state.positions())), axis=(0, 1)))
+        height, width = state.positions()[:2]
+        return flat._replace(features=height * width * state.features, gaussian=False)
+
+
+class Sequential(nn.Module):
+    """Layers one after another: a network with a finite face (`init`, `apply`) and an infinite one (`kernel`).
+
+    f(x) = layer_n(… layer_2(layer_1(x)))
+
+    A layer that stands in two places is two layers, with weights of their own: the infinite face assumes independence.
+
+    Args:
+        layers: layers and activations, in order. Other Flax modules are welcome; only `kernel` refuses them.
+
+    Raises:
+        TypeError: for anything else, such as a bare `jnp.tanh` (`activation(jnp.tanh)` makes it one) or a string.
+
+    Example:
+        >>> import jax
+        >>> from lib.networks.activations import relu
+        >>> net = Sequential((Dense(64, W_std=1.5), relu, Dense(2)))
+        >>> x = jnp.ones((3, 5))
+        >>> net.apply(net.init(jax.random.key(0), x), x).shape
+        (3, 2)
+        >>> net.kernel(x).ntk.shape
+        (3, 3)
+
+    Source: Lee et al. 2019, eqs 1, S25-S29.
+    """
+
+    layers: Any
+
+    def __post_init__(self):
+        if not isinstance(self.layers, Sequence):
+            raise TypeError(
+                f"`layers` must be a sequence of layers, got {type(self.layers).__name__}; write Sequential((…,))"
+            )
+        self.layers = tuple(check_layer(f"layers[{i}]", layer) for i, layer in enumerate(self.layers))
+        super().__post_init__()
+
+    def __call__(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    @nn.nowrap
+    def kernel(self, x1: Array, x2: Array | None = None) -> Kernel:
+        """The NNGP and NTK of the network as its widths go to infinity.
+
+        Pure, and traceable by `jax.jit` and `jax.grad`. In float64 to round-off; in float32 the tangent kernel of ReLU
+        loses half its digits between nearly parallel inputs.
+
+        Args:
+            x1: inputs, (N1, ...).
+            x2: inputs, (N2, ...); left out it is `x1`, and the diagonal is exact.
+
+        Returns:
+            Kernel(nngp, ntk), each (N1, N2), in the inputs' dtype.
+
+        Raises:
+            ValueError: when shapes do not fit, or some layer has no infinite face; the message names it.
+            TypeError: when inputs are not floating-point numbers.
+
+        Source: Lee et al. 2019, eqs S25-S29.
+        """
+        x1 = check_floating("x1", x1)
+        x2 = None if x2 is None else check_floating("x2", x2)
+        need = self.needs("vectors")
+        check_inputs(x1, x2, need)
+        edge = tile_edge(x1, need)
+        sizes = [len(x) for x in (x1, x2) if x is not None]
+        if max(sizes) <= edge or min(sizes) == 0:
+            return self._tile(x1, x2)
+        return in_tiles(self._tile, x1, x2, edge)
+
+    @nn.nowrap
+    def _tile(self, x1: Array, x2: Array | None = None) -> Kernel:
+        """All pairs at once."""
+        state = self.kernel_step(input_state(x1, x2, self.needs("vectors")))
+        if state.positions():
+            raise ValueError(
+                f"{_place(len(self.layers) - 1, self.layers[-1])} leaves positions {state.positions()[:2]}; "
+                "put Flatten() or GlobalAveragePool() above it"
+            )
+        return Kernel(state.nngp, state.ntk)
+
+    @nn.nowrap
+    def needs(self, above: str) -> str:
+        """What the first layer needs, from the last layer down."""
+        for i, layer in reversed(list(enumerate(self.layers))):
+            if not hasattr(layer, "needs"):
+                raise ValueError(f"{_place(i, layer)} has no infinite face; `net.apply` and the empirical kernel do")
+            above = layer.needs(above)
+        return above
+
+    @nn.nowrap
+    def kernel_step(self, state: State) -> State:
+        """The layers' steps, from the first up."""
+        for i, layer in enumerate(self.layers):
+            if not state.gaussian and getattr(layer, "nonlinear", False):
+                raise ValueError(
+                    f"{_place(i, layer)} has no infinite face, because its input is not Gaussian: a nonlinearity must "
+                    "follow a layer with weights. Put a Dense before it, or use the empirical kernel"
+                )
+            state = layer.kernel_step(state)
+        return state
+
+
+def weigh(layer: Any, x: Array, shape: tuple[int, ...], product: Any) -> Array:
+    """h = x W + b of a layer with the fields of Dense, whose weights ω have `shape` and act on x by `product(ω)`."""
+    standard = layer.parameterization == "standard"
+    W_scale = jnp.asarray(layer.W_std / math.prod(shape[:-1]) ** 0.5, x.dtype)
+    omega = _parameter(layer, "omega", W_scale if standard else 1, shape, x)
+    h = product(omega) if standard else product(omega) * W_scale
+    if layer.b_std is None:
+        return h
+    b_scale = jnp.asarray(layer.b_std, x.dtype)
+    beta = _parameter(layer, "beta", b_scale if standard else 1, shape[-1:], x)
+    return h + (beta if standard else b_scale * beta)
+
+
+def weigh_kernel(layer: Any, state: State) -> State:
+    """Eqs S26 and S29, where `state` is that of the n inputs of one weighted sum.
+
+    Gradients in the standard parameterisation lack the factors σ_w²/n and σ_b² that scale the others.
+    """
+    W_var = jnp.asarray(layer.W_std, state.nngp.dtype) ** 2
+    b_var = jnp.asarray(0 if layer.b_std is None else layer.b_std, state.nngp.dtype) ** 2
+    affine = lambda k: W_var * k + b_var
+    nngp = affine(state.nngp)
+    if layer.parameterization == "standard":
+        own = state.features * state.nngp + (0 if layer.b_std is None else 1)
+    else:
+        own = nngp
+    return state._replace(
+        nngp=nngp,
+        ntk=own + W_var * state.ntk,
+        variance1=affine(state.variance1),
+        variance2=affine(state.variance2),
+        features=layer.features,
+        gaussian=True,
+        fresh=True,
+    )
+
+
+def _parameter(layer: Any, name: str, std: Any, shape: tuple[int, ...], x: Array) -> Array:
+    if layer.has_variable("params", name) and (found := jnp.shape(layer.get_variable("params", name))) != shape:
+        raise ValueError(
+            f"`params` of {layer.name or type(layer).__name__} hold {name} of shape {found}, but `x` of shape "
+            f"{x.shape} and a width of {layer.features} need {shape}; were they made for other inputs or another "
+            "network?"
+        )
+    return layer.param(name, nn.initializers.normal(std), shape, x.dtype)
+
+
+def _check_vectors(x: Array) -> Array:
+    """`x` as (N, n) floating-point numbers."""
+    x = check_floating("x", x)
+    if x.ndim != 2:
+        raise ValueError(f"Dense needs `x` of shape (N, n), got {x.shape}; images need Flatten() before it")
+    return x
+
+
+def check_layer(name: str, layer: Any) -> Any:
+    """The layer, as an instance of its own, or an error that names the argument."""
+    if isinstance(layer, Activation):
+        return layer
+    if isinstance(layer, nn.Module):
+        return layer.clone(parent=None, name=None)
+    if isinstance(layer, type):
+        hint = f"make an instance of it, {layer.__name__}(…)"
+    elif callable(layer):
+        hint = "activation(phi) makes one of a scalar function phi"
+    else:
+        hint = "import it from lib, as in relu"
+    raise TypeError(f"`{name}` must be a layer or an activation, got {layer!r}; {hint}")
+
+
+def _place(i: int, layer: Any) -> str:
+    return f"layers[{i}] ({layer.name if isinstance(layer, Activation) else type(layer).__name__})"
