@@ -22,7 +22,7 @@ help:
 	@echo "make serve [PORT=8000]             show the built pages at http://localhost:8000"
 	@echo "make chapter NAME=figure_3 [SCALE=paper]      run one chapter"
 	@echo "make times                         what each chapter costs, in units that a slow machine does not change"
-	@echo "make mutants [COUNT=300] [SEED=0] [MODULE=lib/span.py]      faults in the library, one at a time: do the tests notice?"
+	@echo "make mutants [COUNT=300] [SEED=0] [MODULE=lib/data/span.py]      faults in the library, one at a time: do the tests notice?"
 	@echo "make claims [NAME=figure_3] [SEEDS=5] [SCALE=quick]      rerun over seeds and record the intervals"
 	@echo "make record [NAME=figure_3] [SCALE=paper]     keep results in book/results"
 	@echo "make data                          fetch and verify the complete MNIST and CIFAR-10"
@@ -54,6 +54,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-cache
 	$(BIN)/basedpyright
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff

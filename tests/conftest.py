@@ -1,32 +1,12 @@
-"""What the unit tests share: double precision, tolerances by dtype, the reference's numbers."""
+"""What the unit tests share: double precision, the reference's numbers, what happens around each test."""
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import jaxtyping
 import pytest
-
-
-def tolerance(like, scale=1.0):
-    """The keywords rtol and atol of `numpy.testing.assert_allclose` for numbers computed in `like`'s dtype.
-
-    Half of the dtype's digits and a little more: round-off after the few hundred operations of a test passes, a wrong
-    formula does not. `scale` widens both, where a test's own arithmetic loses digits.
-    """
-    bound = {"float64": 1e-10, "float32": 2e-5}[str(jnp.result_type(like))] * scale
-    return {"rtol": bound, "atol": bound}
-
-
-def alive(pid):
-    """Whether a process runs; one that nobody has asked for its exit status does not."""
-    stat = Path(f"/proc/{pid}/stat")
-    if Path("/proc/self").exists():
-        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return subprocess.run(("ps", "-p", str(pid)), capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture
@@ -43,6 +23,24 @@ def x64():
 def reference():
     """Numbers of an independent implementation (see the file's own "about")."""
     return json.loads((Path(__file__).parent / "reference_values.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """An empty book, with us in one of its folders."""
+    (tmp_path / "_config.yml").touch()
+    (tmp_path / "_toc.yml").touch()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "code.py").write_text('"""What."""\n\ndef f(x):\n    # Why.\n    return x + 1\n')
+    (tmp_path / "requirements.txt").write_text(
+        "jax==0.10.2 \\\n    --hash=sha256:00\nruff==0.17.6 \\\n    --hash=sha256:01\n"
+    )
+    folder = tmp_path / "book" / "experiments"
+    folder.mkdir(parents=True)
+    cells = [{"cell_type": "code", "id": "a", "source": ["from lib.code import f\n", "y = 2"], "metadata": {}}]
+    (folder / "figure_0.ipynb").write_text(json.dumps({"cells": cells}))
+    monkeypatch.chdir(folder)
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,13 @@ from threading import Event
 import numpy as np
 import pytest
 import yaml
-from conftest import alive
+from processes import alive
 from sphinx.errors import ExtensionError
 
 from benchmarks import chapters as costs
 from lib.chapter.claims import Recorded
-from lib.chapter.provenance import Stopwatch, fingerprint, provenance
+from lib.chapter.dependencies import fingerprint
+from lib.chapter.provenance import Stopwatch, origin_of_run
 from tools import chapters, pages, results
 from tools.chapters import Chapter, Run, run
 
@@ -303,7 +304,7 @@ def test_a_page_says_where_its_numbers_come_from_and_when_code_has_changed(monke
         },
         {"id": "words", "cell_type": "code", "metadata": {}, "source": "", "outputs": []},
     ]
-    origin = provenance(Stopwatch(), seed=0)
+    origin = origin_of_run(Stopwatch(), seed=0)
     quick = Recorded("one", "quick", 0, [], origin | {"device": "a laptop"}, {"t": np.ones(1)}, fresh=True)
     paper = quick._replace(scale="paper", provenance=origin | {"device": "a GPU"}, arrays={})
     monkeypatch.setattr(pages, "measured", lambda name: quick)

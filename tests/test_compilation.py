@@ -15,7 +15,7 @@ from problems import half_square
 import lib
 from lib.infinite import tiles
 from lib.tangent.apply_fn import as_apply_fn
-from lib.tangent.jacobian import contract
+from lib.tangent.jacobians import contract
 from lib.tangent.layerwise import layer_factors, layer_ntk
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2

@@ -10,12 +10,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pytest
-from conftest import tolerance
 from flax import linen as nn
 from jax.sharding import Mesh
 from networks import small_network, waves
 from oracles import images
 from problems import half_square
+from tolerances import tolerance
 
 import lib
 

@@ -16,17 +16,6 @@ pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The library in reading order: a file imports only from files above it.
-ORDER = [
-    *("data", "checks", "duals", "smooth_duals", "hermite", "plane", "quadrature", "kernels", "tiles", "activations"),
-    *("layers", "convolution", "pooling", "normalization", "residual", "architectures", "blocks"),
-    *("apply_fn", "linearize", "jacobian", "coupling", "backprop", "layerwise", "paths", "empirical"),
-    *("readout", "solve"),
-    *("filters", "momentum", "compose", "spectrum", "dynamics"),
-    *("programs", "evolution", "optimizers", "linearity", "gp", "likelihood", "training", "span"),
-    *("provenance", "scales", "records", "paper", "plotting", "slider"),
-]
-
 
 @cache
 def tracked():
@@ -61,34 +50,22 @@ def name(path):
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path):
-    """The modules of `lib` that a file of it imports, by their first name below `lib`."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "lib":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lib."):
-            found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("lib.")}
-    return found
+def test_a_module_and_what_is_in_it_have_different_names():
+    """Else `from lib import linearity` is a function or a module, as one happened to come first."""
+    for path in library():
+        defined = {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if hasattr(node, "name")}
+        assert path.stem not in defined, name(path)
+
+
+def test_a_room_holds_no_more_than_one_sees_at_a_glance():
+    for room in {path.parent for path in library()}:
+        assert len([path for path in room.glob("*.py") if path.stem != "__init__"]) <= 10, name(room)
+        assert (room / "__init__.py").exists(), name(room)
 
 
 @pytest.mark.parametrize("path", library(), ids=name)
-def test_the_library_imports_only_upwards_in_its_reading_order(path):
-    inner = path.relative_to(ROOT / "lib").parts
-    own = inner[0].removesuffix(".py")
-    if own == "__init__":
-        return
-    assert own in ORDER, f"give lib/{own}.py its place in the reading order"
-    allowed = {*ORDER[: ORDER.index(own)], *({own} if len(inner) > 1 else ())}
-    assert imports(path) <= allowed, f"{name(path)} imports {imports(path) - allowed} from below itself"
-
-
-@pytest.mark.parametrize("path", library(), ids=name)
-def test_the_library_stands_alone(path):
+def test_the_library_keeps_its_hands_off_and_its_files_short(path):
     text = path.read_text(encoding="utf-8")
-    assert not re.search(r"^\s*(from|import) (book|tests|tools|benchmarks)\b", text, re.MULTILINE)
     assert not re.search(r"jax\.config|config\.update\(.jax", text), "the library leaves JAX's switches alone"
     assert text.count("\n") <= 300, "a concept is hiding"
 
@@ -98,14 +75,6 @@ def test_the_library_is_imported_without_what_few_of_its_functions_use():
     script = f"import sys, lib; print([name for name in {heavy} if name in sys.modules])"
     said = subprocess.run((sys.executable, "-c", script), cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
-
-
-def test_nothing_uses_private_jax():
-    private = re.compile(r"jax\." + r"(_src|core|interpreters)\b")
-    found = [
-        name(p) for p in tracked() if p.suffix in {".py", ".ipynb"} and private.search(p.read_text(encoding="utf-8"))
-    ]
-    assert not found
 
 
 @pytest.mark.parametrize("path", library(), ids=name)
@@ -144,12 +113,11 @@ def test_no_file_names_a_machine_or_a_registry():
         assert not found, f"{name(path)}: {found.group()}"
 
 
-def test_nothing_is_left_for_later():
-    words = re.compile(
-        "|".join(("TO" + "DO", "FIX" + "ME", "X" * 3, "NotImplemented" + "Error", "x" + "fail", "assert " + "True"))
-    )
+def test_nothing_is_left_for_later_on_a_page():
+    """In code Ruff sees it."""
+    words = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "X" * 3)))
     for path in tracked():
-        if path.suffix in {".py", ".ipynb", ".md"}:
+        if path.suffix in {".ipynb", ".md"}:
             assert not words.search(path.read_text(encoding="utf-8")), name(path)
 
 

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import yaml
 from filelock import FileLock
 
-from lib.chapter.provenance import cores, fingerprint, memory, switches
+from lib.chapter.dependencies import fingerprint
+from lib.chapter.machine import cores, memory
+from lib.chapter.provenance import switches
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds: for one cell, and for the whole chapter, which also ends a kernel that hangs without running a cell.

@@ -32,7 +32,7 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-from lib.chapter.provenance import cores
+from lib.chapter.machine import cores
 from tools.reach import ROOT, stages
 from tools.unit import HALVES, KEPT
 

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lib.chapter.provenance import fingerprint
+from lib.chapter.dependencies import fingerprint
 from tools.chapters import LIMITS, ROOT, Chapter, Run, chapters, run_all
 
 

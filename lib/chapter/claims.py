@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike
 
-from lib.chapter.provenance import Stopwatch, book_root, fingerprint, provenance
+from lib.chapter.dependencies import book_root, fingerprint
+from lib.chapter.provenance import Stopwatch, origin_of_run
 from lib.chapter.scales import Scales, budget, html_table
 
 __all__ = [
@@ -129,7 +130,7 @@ class Claims:
             np.savez_compressed(folder / f"{stem}.npz", allow_pickle=False, **solid)
         rows = [row | {"value": row["value"] if math.isfinite(row["value"]) else None} for row in self.rows]
         record = {"chapter": self.chapter, "scale": self.scale, "seed": self.seed, "claims": rows}
-        record["provenance"] = provenance(self._stopwatch, self.seed)
+        record["provenance"] = origin_of_run(self._stopwatch, self.seed)
         partial = folder / f".{stem}.{os.getpid()}.json"
         partial.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         partial.replace(folder / f"{stem}.json")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lib.chapter.provenance import book_root
+from lib.chapter.dependencies import book_root
 
 
 def paper_values(figure: str) -> dict[str, Any]:

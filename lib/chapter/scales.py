@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lib.chapter.provenance import device, device_memory
+from lib.chapter.machine import device, device_memory
 
 
 class Scales(Mapping[str, SimpleNamespace]):

@@ -13,7 +13,7 @@ from lib.infinite.hermite import TERMS, expand, mehler, product, rounding
 from lib.infinite.plane import replace_hard
 
 
-def quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pair:
+def dual_by_quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pair:
     """The dual of any scalar function, by Mehler's formula, and in the plane where that ends too soon.
 
     E[φ(u) φ(v)] = Σ_m a_m(k11) a_m(k22) ρᵐ,  a_m(k) = E[φ(√k z) h_m(z)],  ρ = k12 / √(k11 k22)
@@ -41,7 +41,7 @@ def quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pair:
 
     Example:
         >>> one = jnp.array(1.0)
-        >>> t, t_dot = quadrature(one, one / 2, one, jnp.sin)
+        >>> t, t_dot = dual_by_quadrature(one, one / 2, one, jnp.sin)
         >>> exact = jnp.exp(-one) * jnp.sinh(one / 2), jnp.exp(-one) * jnp.cosh(one / 2)
         >>> bool(abs(t - exact[0]) + abs(t_dot - exact[1]) < 1e-6)
         True

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from lib.checks import check_scalar
 from lib.infinite import duals, smooth_duals
 from lib.infinite.kernel import State
-from lib.infinite.quadrature import quadrature
+from lib.infinite.quadrature import dual_by_quadrature
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def activation(phi: Any) -> Activation:
     """An activation from any scalar function, its dual by quadrature and its derivative by `jax.grad`.
 
     Args:
-        phi: scalar → scalar, differentiable by JAX. See `lib.infinite.quadrature.quadrature` for what a kink costs.
+        phi: scalar → scalar, differentiable by JAX. See `lib.infinite.quadrature` for the cost of a kink.
 
     Returns:
         The activation; two made from the same `phi` are equal.
@@ -94,7 +94,7 @@ def activation(phi: Any) -> Activation:
     result = jax.eval_shape(phi, jax.ShapeDtypeStruct((), jnp.float32))
     if jnp.shape(result) != () or not jnp.issubdtype(result.dtype, jnp.floating):
         raise TypeError(f"`phi` must take a real scalar to a real scalar, but it returns {result}")
-    return Activation(getattr(phi, "__name__", repr(phi)), _elementwise, quadrature, (phi,))
+    return Activation(getattr(phi, "__name__", repr(phi)), _elementwise, dual_by_quadrature, (phi,))
 
 
 def leaky_relu(a: float | Array) -> Activation:

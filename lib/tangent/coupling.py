@@ -16,7 +16,7 @@ from lib.networks.normalization import LayerNorm
 from lib.networks.pooling import AveragePool, GlobalAveragePool
 from lib.networks.residual import Residual
 from lib.tangent.apply_fn import Network, as_apply_fn, is_module
-from lib.tangent.jacobian import Batch, resized, shapes_of
+from lib.tangent.jacobians import Batch, resized, shapes_of
 
 # Layers that take each example for itself.
 APART = (Dense, Conv, Flatten, Sequential, LayerNorm, AveragePool, GlobalAveragePool, Residual)

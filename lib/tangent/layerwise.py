@@ -12,7 +12,7 @@ from lib.checks import check_examples
 from lib.networks.convolution import Conv, for_each_image
 from lib.tangent.apply_fn import ApplyFn, Network, as_apply_fn, is_module
 from lib.tangent.coupling import COUPLED, acts_on_batch
-from lib.tangent.jacobian import check_batches, inner_products, resized
+from lib.tangent.jacobians import check_batches, inner_products, resized
 from lib.tangent.taps import Factors, NotLayered, backprop, weighted_layers
 
 

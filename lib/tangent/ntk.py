@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lib.checks import check_examples, check_params
 from lib.networks.large import on_devices
 from lib.tangent.apply_fn import ApplyFn, Network, as_apply_fn
-from lib.tangent.jacobian import check_batches, contract, jacobian, outputs_of, part, products
+from lib.tangent.jacobians import check_batches, contract, jacobian, outputs_of, part, products
 from lib.tangent.layerwise import layer_factors, sum_of_layers
 from lib.tangent.plan import NtkPath, explain_ntk
 

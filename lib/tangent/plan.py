@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from lib.checks import check_examples, check_size
 from lib.tangent.apply_fn import ApplyFn, Network, as_apply_fn, is_module
 from lib.tangent.coupling import COUPLED, acts_on_batch
-from lib.tangent.jacobian import Batch, check_batches, resized, shapes_of
+from lib.tangent.jacobians import Batch, check_batches, resized, shapes_of
 from lib.tangent.taps import NotLayered, backprop, weighted_layers
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 from lib.checks import check_examples
 from lib.networks.layers import Dense, Sequential
 from lib.tangent.apply_fn import ApplyFn, as_apply_fn
-from lib.tangent.jacobian import check_batches, inner_products
+from lib.tangent.jacobians import check_batches, inner_products
 
 
 def empirical_nngp(net: Sequential, params: PyTree, x1: PyTree, x2: PyTree | None = None) -> Float[Array, "n1 n2"]:

@@ -17,7 +17,7 @@ from lib.checks import check_examples
 from lib.networks.convolution import Conv
 from lib.networks.layers import Dense
 from lib.tangent.apply_fn import ApplyFn, Network, as_apply_fn
-from lib.tangent.jacobian import Batch, resized
+from lib.tangent.jacobians import Batch, resized
 
 WEIGHTED = (Dense, Conv)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lib.checks import as_array, as_numbers, as_real, check_params
 from lib.tangent.apply_fn import Network, as_apply_fn
-from lib.tangent.jacobian import check_batches
+from lib.tangent.jacobians import check_batches
 from lib.training.filters import Filter
 from lib.training.spectrum import Spectrum, check_problem, function_product, symmetric_matrix
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from scipy.stats import multivariate_normal
+from tolerances import tolerance
 
 from lib import Kernel, log_marginal_likelihood, posterior, sample
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from oracles import FUNCTIONS, expectation
+from tolerances import tolerance
 
 from lib.infinite import duals, smooth_duals
-from lib.infinite.quadrature import quadrature
+from lib.infinite.quadrature import dual_by_quadrature
 
 DUALS = {
     "relu": duals.relu,
@@ -24,8 +24,8 @@ DUALS = {
     "sin": smooth_duals.sin,
     "cos": smooth_duals.cos,
     "polynomial": lambda *k: smooth_duals.polynomial(*k, 1, 0, -0.5, 0.2),
-    "tanh": partial(quadrature, phi=jnp.tanh),
-    "gabor": partial(quadrature, phi=lambda u: jnp.exp(-(u**2)) * jnp.sin(u)),
+    "tanh": partial(dual_by_quadrature, phi=jnp.tanh),
+    "gabor": partial(dual_by_quadrature, phi=lambda u: jnp.exp(-(u**2)) * jnp.sin(u)),
 }
 
 
@@ -138,7 +138,7 @@ def test_a_zero_vector_gives_what_phi_gives_at_zero():
 
 def test_quadrature_sees_a_slope_at_a_zero_vector(x64):
     """Near u = 0, E[sin u sin v] = k12 e^{−k22/2}: the gradient to k12 is not 0 where the correlation is undefined."""
-    gradient = jax.grad(lambda c: quadrature(*scalars(0.0, c, 1.0), jnp.sin)[0])(0.0)
+    gradient = jax.grad(lambda c: dual_by_quadrature(*scalars(0.0, c, 1.0), jnp.sin)[0])(0.0)
     np.testing.assert_allclose(gradient, np.exp(-0.5), rtol=1e-12)
 
 

@@ -9,7 +9,7 @@ import pytest
 from oracles import FUNCTIONS, expectation
 
 from lib.infinite import duals
-from lib.infinite.quadrature import quadrature
+from lib.infinite.quadrature import dual_by_quadrature
 from lib.networks.activations import tanh
 from lib.networks.architectures import fully_connected
 
@@ -38,7 +38,7 @@ def value_and_gradient(dual):
 def test_erf_by_quadrature_is_its_closed_form_at_every_variance(x64):
     """To 1e-6 from variance 1e-12 to 1e8. What is not known is NaN: the slope of erf, e^{−u²}, is none too smooth."""
     k = pairs(float)
-    (t, t_dot), gradient = value_and_gradient(partial(quadrature, phi=jax.scipy.special.erf))(*k)
+    (t, t_dot), gradient = value_and_gradient(partial(dual_by_quadrature, phi=jax.scipy.special.erf))(*k)
     (exact, exact_dot), exact_gradient = value_and_gradient(duals.erf)(*k)
     own = [np.sqrt(np.multiply(a, b)) for a, b in zip(*(duals.erf(a, a, a) for a in (k[0], k[2])), strict=True)]
     for ours, right, size in [(t, exact, own[0]), (t_dot, exact_dot, own[1])]:
@@ -57,7 +57,7 @@ def test_erf_by_quadrature_is_its_closed_form_at_every_variance(x64):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_tanh_is_known_at_every_variance_and_correlation(dtype, x64):
     k = pairs(dtype)
-    (t, t_dot), gradient = value_and_gradient(partial(quadrature, phi=jnp.tanh))(*k)
+    (t, t_dot), gradient = value_and_gradient(partial(dual_by_quadrature, phi=jnp.tanh))(*k)
     for numbers in (t, t_dot, *gradient):
         assert np.isfinite(numbers).all()
         assert numbers.dtype == dtype
@@ -73,7 +73,7 @@ def test_tanh_is_known_at_every_variance_and_correlation(dtype, x64):
 def test_tanh_against_quadrature_in_the_plane(k, t_error, t_dot_error, x64):
     phi, slope = FUNCTIONS["tanh"]
     for rho in (0.5, 0.99, 1.0):
-        t, t_dot = quadrature(*map(jnp.asarray, (float(k), rho * k, float(k))), jnp.tanh)
+        t, t_dot = dual_by_quadrature(*map(jnp.asarray, (float(k), rho * k, float(k))), jnp.tanh)
         assert abs(t - expectation(phi, k, rho * k, k, nodes=500)) < t_error
         assert abs(t_dot - expectation(slope, k, rho * k, k, nodes=500)) < t_dot_error
 
@@ -112,13 +112,13 @@ def test_a_kink_at_0_is_known_and_its_point_mass_is_not(x64):
     """|u| is known to 1e-6, its slope to 1e-5; what would need E[δ(u) …] is NaN, not the 0 that its derivative says."""
     rho = jnp.asarray([0.0, 0.5, 0.9, 0.99, 0.999, 1.0])
     one = jnp.ones(6)
-    t, t_dot = jax.jit(partial(quadrature, phi=jnp.abs))(one, rho, one)
+    t, t_dot = jax.jit(partial(dual_by_quadrature, phi=jnp.abs))(one, rho, one)
     exact, exact_dot = duals.leaky_relu(one, rho, one, -1.0)
     np.testing.assert_allclose(t, exact, atol=1e-6)
     np.testing.assert_allclose(t_dot, exact_dot, atol=1e-5)
-    assert np.isnan(jax.grad(lambda c: quadrature(one[0], c, one[0], jnp.abs)[1])(rho[1]))
+    assert np.isnan(jax.grad(lambda c: dual_by_quadrature(one[0], c, one[0], jnp.abs)[1])(rho[1]))
     np.testing.assert_allclose(
-        jax.grad(lambda c: quadrature(one[0], c, one[0], jnp.abs)[0])(rho[1]), exact_dot[1], atol=1e-6
+        jax.grad(lambda c: dual_by_quadrature(one[0], c, one[0], jnp.abs)[0])(rho[1]), exact_dot[1], atol=1e-6
     )
 
 
@@ -136,14 +136,14 @@ def test_a_kink_at_0_is_known_and_its_point_mass_is_not(x64):
 def test_what_is_not_known_is_not_a_number(phi, k, known, x64):
     k = jnp.asarray(k)
     for k12 in (k, k / 2):
-        numbers = quadrature(k, k12, k, phi)
+        numbers = dual_by_quadrature(k, k12, k, phi)
         assert tuple(bool(np.isfinite(t)) for t in numbers) == known
 
 
 def test_ordinary_pairs_wait_for_no_other():
     """The loop over pairs that need the plane is one over none, also where kernels are mapped over."""
     k = jnp.ones((3, 4, 4))
-    mapped = jax.jit(jax.vmap(lambda k12: quadrature(jnp.ones((4, 1)), k12, jnp.ones((1, 4)), jnp.tanh)))(k / 2)
-    alone = quadrature(jnp.ones(()), jnp.ones(()) / 2, jnp.ones(()), jnp.tanh)
+    mapped = jax.jit(jax.vmap(lambda k12: dual_by_quadrature(jnp.ones((4, 1)), k12, jnp.ones((1, 4)), jnp.tanh)))(k / 2)
+    alone = dual_by_quadrature(jnp.ones(()), jnp.ones(()) / 2, jnp.ones(()), jnp.tanh)
     for all_of_them, one in zip(mapped, alone, strict=True):
         np.testing.assert_allclose(all_of_them, jnp.full_like(k, one), rtol=2e-5)

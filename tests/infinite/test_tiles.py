@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from networks import waves
+from tolerances import tolerance
 
 from lib.infinite import tiles
 from lib.infinite.tiles import TILE, in_tiles, tile_edge

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from networks import waves
 from oracles import fully_connected_kernel, images
 from skntk import NeuralTangentKernel
+from tolerances import tolerance
 
 from lib.networks.activations import (
     activation,

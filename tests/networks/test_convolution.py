@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilation import equations
-from conftest import tolerance
 from oracles import convolved, convolved_image, image_kernel, images
+from tolerances import tolerance
 
 from lib.infinite.kernel import input_state
 from lib.networks import convolution

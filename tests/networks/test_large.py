@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from jax.sharding import Mesh
 from networks import waves
 from oracles import images
+from tolerances import tolerance
 
 from lib.networks.activations import relu
 from lib.networks.architectures import convolutional, fully_connected

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from networks import waves
 from oracles import images
+from tolerances import tolerance
 
 from lib.networks.activations import activation, erf, identity, relu, tanh
 from lib.networks.layers import Dense, Flatten, Sequential

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from networks import waves
 from oracles import images
+from tolerances import tolerance
 
 from lib.infinite.kernel import input_state
 from lib.networks.activations import relu

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from oracles import images, pooled, pooled_image
+from tolerances import tolerance
 
 from lib.infinite.kernel import input_state
 from lib.networks.layers import Dense, Flatten, Sequential

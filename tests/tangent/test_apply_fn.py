@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import tolerance
 from flax import linen as nn
 from flax import nnx
 from networks import dense_ntk, shifted, small_network, waves
+from tolerances import tolerance
 
 from lib import (
     Dense,

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from flax import linen as nn
 from networks import dense_ntk, small_network, tanh_network, waves
+from tolerances import tolerance
 
 from lib import (
     BatchNorm,

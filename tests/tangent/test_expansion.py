@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import tolerance
 from networks import reference_network, shifted, small_network
+from tolerances import tolerance
 
 from lib import empirical_ntk, fully_connected, linearize, ntk_vector_product, relu, taylor_expand, train
 

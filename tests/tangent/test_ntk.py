@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from flax import linen as nn
 from networks import deep_network, dense_ntk, reference_network, shifted, small_network, tanh_network, waves
+from tolerances import tolerance
 
 from lib import (
     BatchNorm,
@@ -32,7 +32,7 @@ from lib import (
     weight_change,
 )
 from lib.tangent.apply_fn import as_apply_fn
-from lib.tangent.jacobian import contract, jacobian, products
+from lib.tangent.jacobians import contract, jacobian, products
 from lib.tangent.layerwise import layer_factors, sum_of_layers
 
 

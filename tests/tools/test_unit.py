@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import alive
+from processes import alive
 
 from tools import unit
 

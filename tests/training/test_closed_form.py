@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import tolerance
 from networks import small_network, waves
 from problems import half_square, random_problem
 from scipy.linalg import expm
+from tolerances import tolerance
 
 import lib
 from lib import (

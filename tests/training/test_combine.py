@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from scipy.linalg import expm
+from tolerances import tolerance
 
 from lib import averaged, decayed, decompose, descent, flow, heavy_ball, momentum_flow, nesterov, posterior, then
 from lib.training.closed_form import test_outputs

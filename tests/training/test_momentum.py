@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import tolerance
 from scipy.linalg import expm
+from tolerances import tolerance
 
 from lib import descent, flow, heavy_ball, max_learning_rate, momentum_flow, nesterov
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import tolerance
 from networks import shifted, small_network
+from tolerances import tolerance
 
 import lib
 from lib import linearity, linearize

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tolerance
 from scipy.linalg import expm_frechet
+from tolerances import tolerance
 
 import lib
 from lib import (
