@@ -26,7 +26,8 @@ PATIENCE = 10  # seconds in which an interrupted half may say what it did
 
 def main(arguments: Sequence[str]) -> int:
     """0 where both halves passed, 1 where one failed, 130 where somebody interrupted."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # Where a shell started us in the background the first is ignored, by us and by all that we start.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     print("Unit tests, at once with JAX's 64-bit mode off and (shown after) on", flush=True)
     halves: list[subprocess.Popen] = []

@@ -1,7 +1,7 @@
 """Expectations of functions of one Gaussian, and their expansion in Hermite polynomials."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import perm
 from typing import NamedTuple
 
@@ -20,30 +20,55 @@ FINEST = 2.0**-14
 # Terms that are added up between two looks at memory.
 BLOCK = 16
 
+Orders = tuple[tuple[int, int], ...]  # (i, j) of E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(v)]
+
 
 class Expansion(NamedTuple):
     """f(√k z) = Σ_m a_m h_m(z) with h_m the orthonormal Hermite polynomials and z ~ N(0, 1), for each variance k.
 
+    The first axis of each (of `a` the second) is over functions f: derivatives φ⁽ⁿ⁾, n = 0, 1, …, or some of them.
+
     Attributes:
-        a: a_m for m < TERMS, (TERMS, ...).
-        square: E[f²], (...).
-        size: √E[f²], and what the rounding of f adds to it, (...): errors are measured by it.
-        rest: √(Σ a_m²) over m ≥ TERMS, (...), by Parseval's identity.
-        known: whether the nodes resolve f, and reach far enough, (...).
+        a: a_m for m < TERMS, (TERMS, orders, ...).
+        square: E[f²], (orders, ...).
+        size: √E[f²], and what the rounding of f adds to it, (orders, ...): errors are measured by it.
+        rest: √(Σ a_m²) over m ≥ TERMS, (orders, ...), by Parseval's identity.
+        known: whether the nodes resolve f, and reach far enough, (orders, ...).
     """
 
-    a: Float[Array, "terms ..."]
-    square: Float[Array, "..."]
-    size: Float[Array, "..."]
-    rest: Float[Array, "..."]
-    known: Bool[Array, "..."]
+    a: Float[Array, "terms orders ..."]
+    square: Float[Array, "orders ..."]
+    size: Float[Array, "orders ..."]
+    rest: Float[Array, "orders ..."]
+    known: Bool[Array, "orders ..."]
+
+    def of(self, orders: list[int]) -> "Expansion":
+        """The expansions of some of the functions."""
+        some = np.asarray(orders)
+        return Expansion(self.a[:, some], *(each[some] for each in self[1:]))
 
 
-def derivative(phi: Callable, order: int) -> Callable:
-    """φ⁽ⁿ⁾ on arrays, elementwise."""
+@partial(jax.jit, static_argnums=(0, 1))
+def derivatives(phi: Callable, order: int, u: Array) -> Float[Array, "orders ..."]:
+    """φ, φ′, …, φ⁽ⁿ⁾ on arrays, elementwise."""
+    tower = lambda u: (phi(u),)
     for _ in range(order):
-        phi = jax.grad(phi)
-    return jnp.vectorize(phi)
+        tower = partial(_and_the_next, tower)
+    return jnp.stack(jnp.vectorize(tower)(u))
+
+
+def _and_the_next(tower: Callable, u: Array) -> tuple[Array, ...]:
+    def last(u: Array) -> tuple[Array, tuple]:
+        values = tower(u)
+        return values[-1], values
+
+    slope, values = jax.grad(last, has_aux=True)(u)
+    return (*values, slope)
+
+
+def highest(orders: Orders) -> int:
+    """The highest derivative of φ in these pairs."""
+    return max(map(max, orders))
 
 
 def rounding(dtype: jnp.dtype) -> float:
@@ -51,44 +76,46 @@ def rounding(dtype: jnp.dtype) -> float:
     return max(1e-7, 64 * float(jnp.finfo(dtype).eps))
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def expand(phi: Callable, order: int, k: Array) -> Expansion:
-    """The expansion of φ⁽ⁿ⁾ at variances k."""
+    """The expansions of φ, φ′, …, φ⁽ⁿ⁾ at variances k."""
     flat = k.ravel()  # the variances of rows and of columns are then one computation, where they are equal
-    f, mirrored = _at_nodes(phi, order, flat)
-    a, square = _coefficients(f, mirrored), _mean(f * f, mirrored * mirrored)
+    f = _at_nodes(phi, order, flat)
+    a, square = _coefficients(f), _mean(f * f)
     rest = jnp.sqrt(jnp.maximum(square - jnp.sum(a**2, 0), 0))
-    numbers = square, _size(phi, order, flat), rest, _is_known(phi, order, flat)
-    return Expansion(a.reshape(TERMS, *k.shape), *(e.reshape(k.shape) for e in numbers))
+    numbers = a, square, _size(square), rest, _is_known(f, flat)
+    return Expansion(*(e.reshape(*e.shape[:-1], *k.shape) for e in numbers))
 
 
-def product(phi: Callable, order1: int, order2: int, k: Array) -> Float[Array, "..."]:
-    """E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(u)] for u ~ N(0, k); NaN where it is not known."""
+@partial(jax.jit, static_argnums=(0, 1))
+def products(phi: Callable, orders: Orders, k: Array) -> Float[Array, "pairs ..."]:
+    """E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(u)] for u ~ N(0, k), for each (i, j); NaN where it is not known."""
+    i, j = np.transpose(orders)
     flat = k.ravel()
-    (f, mirrored), (g, reflected) = (_at_nodes(phi, order, flat) for order in (order1, order2))
-    known = _is_known(phi, order1, flat) & _is_known(phi, order2, flat)
-    return jnp.where(known, _mean(f * g, mirrored * reflected), jnp.nan).reshape(k.shape)
+    f = _at_nodes(phi, highest(orders), flat)
+    known = _is_known(f, flat)
+    return jnp.where(known[i] & known[j], _mean(f[i] * f[j]), jnp.nan).reshape(len(orders), *k.shape)
 
 
 @jax.jit
-def mehler(f: Expansion, g: Expansion, rho: Array) -> Float[Array, "..."]:
+def mehler(f: Expansion, g: Expansion, rho: Array) -> Float[Array, "orders ..."]:
     """E[f(u) g(v)] = Σ_m a_m b_m ρᵐ by Horner's rule, from the last term on that matters."""
-    a, b = f.a, g.a
     # The largest share of E[f²] in each block of terms, and in it and all above it, over all inputs.
-    share = lambda e: jnp.max(e.a**2 / jnp.where(e.square > 0, e.square, 1), tuple(range(1, e.a.ndim)), initial=0)
-    left = [lax.cumsum(share(e).reshape(-1, BLOCK).sum(1), reverse=True) for e in (f, g)]
-    blocks = jnp.sum(~(left[0] * left[1] <= (jnp.finfo(rho.dtype).eps / 16) ** 2))  # NaN counts
+    share = lambda e: jnp.max(e.a**2 / jnp.where(e.square > 0, e.square, 1), tuple(range(2, e.a.ndim)), initial=0)
+    left = [lax.cumsum(share(e).reshape(-1, BLOCK, len(e.square)).sum(1), reverse=True) for e in (f, g)]
+    blocks = jnp.sum(jnp.any(~(left[0] * left[1] <= (jnp.finfo(rho.dtype).eps / 16) ** 2), 1))  # NaN counts
 
     def add(i: Array, total: Array) -> Array:
         at = (blocks - 1 - i) * BLOCK
-        some_a, some_b = (lax.dynamic_slice_in_dim(c, at, BLOCK) for c in (a, b))
+        a, b = (lax.dynamic_slice_in_dim(e.a, at, BLOCK) for e in (f, g))
         for m in reversed(range(BLOCK)):
-            total = total * rho + some_a[m] * some_b[m]
+            total = total * rho + a[m] * b[m]
         return total
 
-    return lax.fori_loop(0, blocks, add, jnp.zeros_like(rho))
+    return lax.fori_loop(0, blocks, add, jnp.zeros((len(f.square), *rho.shape), rho.dtype))
 
 
-def _is_known(phi: Callable, order: int, k: Array) -> Bool[Array, " inputs"]:
+def _is_known(f: Float[Array, "orders signs inputs nodes"], k: Array) -> Bool[Array, "orders inputs"]:
     """Whether the nodes resolve φ⁽ⁿ⁾ at variances k, and reach far enough.
 
     They do where it is, on every panel, the polynomial through its nodes, and where E[f²] does not come from the
@@ -96,61 +123,56 @@ def _is_known(phi: Callable, order: int, k: Array) -> Bool[Array, " inputs"]:
     that jumps of φ⁽ⁿ⁻¹⁾ break.
     """
     small = rounding(k.dtype)
-    f, mirrored = _at_nodes(phi, order, k)
-    square, last = _mean(f * f, mirrored * mirrored), _mean(f * f, mirrored * mirrored, slice(-NODES, None))
-    unresolved = _unresolved(f) + _unresolved(mirrored)
-    known = (unresolved <= 10 * small * _size(phi, order, k)) & (last <= small * square)
-    if order:
-        phi_here, phi_there = _at_nodes(phi, 0, k)
-        size = jnp.sqrt(_mean(phi_here**2, phi_there**2))
-        noise = 512 * float(jnp.finfo(k.dtype).eps) * k ** (order / 2) * _mean(abs(f), abs(mirrored))
-        for m in (0, 1):
-            a = k ** (order / 2) * _coefficient(m, f, mirrored)
-            b = perm(m + order, order) ** 0.5 * _coefficient(m + order, phi_here, phi_there)
-            known &= abs(a - b) <= 100 * small * size + noise
-    return known
+    square, last = _mean(f * f), _mean(f * f, slice(-NODES, None))
+    known = (jnp.sum(_unresolved(f), 1) <= 10 * small * _size(square)) & (last <= small * square)
+    if len(f) == 1:
+        return known
+    n, m = np.arange(1, len(f)), np.arange(2)[:, None]
+    root = k ** (n[:, None] / 2)
+    low = _low_coefficients(f)
+    by_parts = np.sqrt([[perm(int(i + j), int(j)) for j in n] for i in m[:, 0]])[..., None] * low[m + n, 0]
+    noise = 512 * float(jnp.finfo(k.dtype).eps) * root * _mean(abs(f[1:]))
+    agree = abs(root * low[:2, 1:] - by_parts) <= 100 * small * jnp.sqrt(square[0]) + noise
+    return known & jnp.concatenate([jnp.ones_like(known[:1]), jnp.all(agree, 0)])
 
 
-def _size(phi: Callable, order: int, k: Array) -> Float[Array, " inputs"]:
+def _size(square: Float[Array, "orders inputs"]) -> Float[Array, "orders inputs"]:
     """√E[f²], and what the rounding of f adds: derivatives are differences of terms of the size of the one below."""
-
-    def root_mean_square(order: int) -> Array:
-        f, mirrored = _at_nodes(phi, order, k)
-        return jnp.sqrt(_mean(f * f, mirrored * mirrored))
-
-    below = root_mean_square(order - 1) if order else 0
-    return root_mean_square(order) + 16 * float(jnp.finfo(k.dtype).eps) / rounding(k.dtype) * below
+    root = jnp.sqrt(square)
+    below = jnp.concatenate([jnp.zeros_like(root[:1]), root[:-1]])
+    return root + 16 * float(jnp.finfo(square.dtype).eps) / rounding(square.dtype) * below
 
 
-def _at_nodes(phi: Callable, order: int, k: Array) -> tuple[Array, Array]:
-    """φ⁽ⁿ⁾(√k z) and φ⁽ⁿ⁾(−√k z) at the nodes, (..., nodes)."""
-    f, u = derivative(phi, order), jnp.sqrt(k)[..., None] * jnp.asarray(_rule()[0], k.dtype)
-    return f(u), f(-u)
+def _at_nodes(phi: Callable, order: int, k: Array) -> Float[Array, "orders signs inputs nodes"]:
+    """φ⁽ⁿ⁾(√k z) and φ⁽ⁿ⁾(−√k z) at the nodes."""
+    u = jnp.sqrt(k)[:, None] * jnp.asarray(_rule()[0], k.dtype)
+    return derivatives(phi, order, jnp.stack([u, -u]))
 
 
-def _mean(f: Array, mirrored: Array, nodes: slice = slice(None)) -> Float[Array, "..."]:
+def _mean(f: Float[Array, "orders signs inputs nodes"], nodes: slice = slice(None)) -> Float[Array, "orders inputs"]:
     """E[f], or the share of some of the nodes in it."""
-    return jnp.sum((f + mirrored)[..., nodes] * jnp.asarray(_rule()[1][nodes], f.dtype), -1)
+    return jnp.sum((f[:, 0] + f[:, 1])[..., nodes] * jnp.asarray(_rule()[1][nodes], f.dtype), -1)
 
 
-def _coefficient(m: int, f: Array, mirrored: Array) -> Float[Array, "..."]:
-    """a_m alone."""
-    row = jnp.asarray(_rule()[2 + m % 2][m // 2], f.dtype)
-    return jnp.sum((f + (-1) ** m * mirrored) * row, -1)
+def _low_coefficients(f: Float[Array, "orders signs inputs nodes"]) -> Float[Array, "m orders inputs"]:
+    """a_m for the few m that integrals by parts need."""
+    rows = [sign**m * _rule()[2 + m % 2][m // 2] for m in range(len(f) + 1) for sign in (1, -1)]
+    rows = jnp.asarray(np.reshape(rows, (len(f) + 1, 2, -1)), f.dtype)
+    return jnp.einsum("msn,osin->moi", rows, f, precision="highest")
 
 
 @jax.jit
-def _coefficients(f: Array, mirrored: Array) -> Float[Array, "terms ..."]:
+def _coefficients(f: Float[Array, "orders signs inputs nodes"]) -> Float[Array, "terms orders inputs"]:
     """a_m = Σ_n w_n h_m(z_n) (f(z_n) ± f(−z_n)) for m < TERMS, with the sign of h_m's parity.
 
     Compiled by itself, so that a program holds its matrix once.
     """
     project = lambda rows, part: jnp.einsum("mn,...n->m...", jnp.asarray(rows, f.dtype), part, precision="highest")
-    even, odd = (project(rows, f + sign * mirrored) for rows, sign in zip(_rule()[2:], (1, -1), strict=True))
+    even, odd = (project(rows, f[:, 0] + sign * f[:, 1]) for rows, sign in zip(_rule()[2:], (1, -1), strict=True))
     return jnp.stack([even, odd], 1).reshape(TERMS, *even.shape[1:])
 
 
-def _unresolved(f: Array) -> Float[Array, "..."]:
+def _unresolved(f: Float[Array, "... nodes"]) -> Float[Array, "..."]:
     """What the two highest Legendre polynomials of each panel hold of f, in the mean over panels."""
     panels = f.reshape(*f.shape[:-1], len(_rule()[0]) // NODES, NODES)
     mass = jnp.asarray(_rule()[1].reshape(-1, NODES).sum(1), f.dtype)

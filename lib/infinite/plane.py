@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from lib.infinite.hermite import REACH, derivative, rounding
+from lib.infinite.hermite import REACH, Orders, derivatives, highest, rounding
 
 # Nodes of a panel beside v = 0, and of one beyond: of a coarse rule, and of a fine one.
 NODES = ((42, 32), (56, 40))
@@ -17,7 +17,7 @@ NODES = ((42, 32), (56, 40))
 
 def replace_hard(
     phi: Callable,
-    orders: tuple[tuple[int, int], ...],
+    orders: Orders,
     k: tuple[Array, Array, Array],
     size: Array,
     value: Array,
@@ -57,15 +57,16 @@ def replace_hard(
 
 
 def _expectations(
-    phi: Callable, orders: tuple[tuple[int, int], ...], k11: Array, k12: Array, k22: Array, rule: Array
+    phi: Callable, orders: Orders, k11: Array, k12: Array, k22: Array, rule: Array
 ) -> Float[Array, " orders"]:
     """E[f(u) E[g(v) | u]] with v | u ~ N(k12/k11 u, k22 − k12²/k11), by one-dimensional rules within each other."""
+    order, (i, j) = highest(orders), np.transpose(orders)
     ratio = k12 / k11
     deviation = jnp.sqrt(jnp.maximum((k22 - k12) + ratio * (k11 - k12), 0))
     u, w = _gaussian_rule(jnp.zeros_like(k11), jnp.sqrt(k11), rule)
     v, w_given_u = _gaussian_rule((ratio * u)[:, None], deviation, rule)
-    given_u = {j: jnp.sum(w_given_u * derivative(phi, j)(v), -1) for j in dict.fromkeys(j for _, j in orders)}
-    return jnp.stack([jnp.sum(w * derivative(phi, i)(u) * given_u[j]) for i, j in orders])
+    given_u = jnp.sum(w_given_u * derivatives(phi, order, v), -1)
+    return jnp.sum(w * derivatives(phi, order, u)[i] * given_u[j], -1)
 
 
 def _gaussian_rule(mean: Array, deviation: Array, rule: Array) -> tuple[Array, Array]:

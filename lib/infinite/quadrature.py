@@ -5,11 +5,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from lib.checks import known as known_to_hold
 from lib.infinite.duals import Pair, divide, normalized
-from lib.infinite.hermite import TERMS, expand, mehler, product, rounding
+from lib.infinite.hermite import TERMS, Orders, expand, highest, mehler, products, rounding
 from lib.infinite.plane import replace_hard
 
 
@@ -49,33 +49,31 @@ def dual_by_quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pai
     Source: Lee et al. 2019, eq S24; Mehler 1866.
     """
     if k11 is k12 and k12 is k22:  # of an input with itself
-        return _own_expectation(phi, 0, 0, k11), _own_expectation(phi, 1, 1, k11)
+        return _own_expectations(phi, ((0, 0), (1, 1)), k11)
     return _expectations(phi, ((0, 0), (1, 1)), k11, k12, k22)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _expectations(phi: Callable, orders: tuple, k11: Array, k12: Array, k22: Array) -> tuple[Array, ...]:
+def _expectations(phi: Callable, orders: Orders, k11: Array, k12: Array, k22: Array) -> tuple[Array, ...]:
     """E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(v)] of all (i, j): by the series where its remainder is small, in one dimension where u = v, else
     in the plane.
     """
-    f = {i: expand(phi, i, k11) for i in dict.fromkeys(i for i, _ in orders)}
-    g = {j: expand(phi, j, k22) for j in dict.fromkeys(j for _, j in orders)}
     norm, k, *_ = normalized(k11, k12, k22)
     rho = jnp.clip(divide(k, norm), -1, 1)
-    equal, power = (k12 == k11) & (k12 == k22), abs(rho) ** TERMS
-    values, sizes, hard, known = [], [], [], []
-    for i, j in orders:
-        sizes.append(jnp.broadcast_to(f[i].size * g[j].size, rho.shape))
-        known.append(jnp.broadcast_to(f[i].known & g[j].known, rho.shape))
-        hard.append(known[-1] & ~equal & (power * f[i].rest * g[j].rest > rounding(rho.dtype) / 10 * sizes[-1]))
-        values.append(jnp.where(equal, product(phi, i, j, k11), mehler(f[i], g[j], rho)))
-    if rho.size and not known_to_hold(~jnp.any(jnp.stack(hard))):
-        values = replace_hard(phi, orders, (k11, k12, k22), *map(jnp.stack, (sizes, values, hard)))
-    return tuple(jnp.where(ok, value, jnp.nan) for ok, value in zip(known, values, strict=True))
+    k11, k22 = (jnp.expand_dims(variance, range(rho.ndim - variance.ndim)) for variance in (k11, k22))
+    order = highest(orders)
+    f, g = expand(phi, order, k11).of([i for i, _ in orders]), expand(phi, order, k22).of([j for _, j in orders])
+    equal = (k12 == k11) & (k12 == k22)
+    size, known = f.size * g.size, f.known & g.known
+    hard = known & ~equal & (abs(rho) ** TERMS * f.rest * g.rest > rounding(rho.dtype) / 10 * size)
+    values = jnp.where(equal, products(phi, orders, k11), mehler(f, g, rho))
+    if rho.size and not known_to_hold(~jnp.any(hard)):
+        values = replace_hard(phi, orders, (k11, k12, k22), size, values, hard)
+    return tuple(jnp.where(known, values, jnp.nan))
 
 
 @_expectations.defjvp
-def _expectations_jvp(phi: Callable, orders: tuple, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+def _expectations_jvp(phi: Callable, orders: Orders, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """The heat equation of the Gaussian: ∂/∂k12 = E[f′g′] (Price), ∂/∂k11 = ½ E[f″g], ∂/∂k22 = ½ E[fg″]."""
     d11, d12, d22 = tangents
     slopes = [order for i, j in orders for order in ((i + 1, j + 1), (i + 2, j), (i, j + 2))]
@@ -85,14 +83,17 @@ def _expectations_jvp(phi: Callable, orders: tuple, primals: tuple, tangents: tu
     return tuple(of[order] for order in orders), tuple(slope(i, j) for i, j in orders)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _own_expectation(phi: Callable, i: int, j: int, k: Array) -> Float[Array, "..."]:
-    """E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(u)]."""
-    return product(phi, i, j, k)
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _own_expectations(phi: Callable, orders: Orders, k: Array) -> tuple[Array, ...]:
+    """E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(u)] of all (i, j)."""
+    return tuple(products(phi, orders, k))
 
 
-@_own_expectation.defjvp
-def _own_expectation_jvp(phi: Callable, i: int, j: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+@_own_expectations.defjvp
+def _own_expectations_jvp(phi: Callable, orders: Orders, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """½ E[(fg)″]."""
-    of = lambda i, j: _own_expectation(phi, i, j, *primals)
-    return of(i, j), (of(i + 1, j + 1) + (of(i + 2, j) + of(i, j + 2)) / 2) * tangents[0]
+    slopes = [order for i, j in orders for order in ((i + 1, j + 1), (i + 2, j), (i, j + 2))]
+    needed = tuple(dict.fromkeys([*orders, *slopes]))
+    of = dict(zip(needed, _own_expectations(phi, needed, *primals), strict=True))
+    slope = lambda i, j: (of[i + 1, j + 1] + (of[i + 2, j] + of[i, j + 2]) / 2) * tangents[0]
+    return tuple(of[order] for order in orders), tuple(slope(i, j) for i, j in orders)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from processes import alive
@@ -18,13 +19,15 @@ def start(tmp_path):
     """Starts both halves on a test of one's own, whose `half` is "0" or "1"."""
     started = []
 
-    def start(body):
+    def start(body, background=False):
+        ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what runs behind it
         test = tmp_path / "test_it.py"
         test.write_text(f"import os, time, pathlib\nhalf = os.environ['JAX_ENABLE_X64']\ndef test_it():\n    {body}\n")
         environment = os.environ | {"PYTHONPATH": str(unit.ROOT)}
         command = [sys.executable, "-m", "tools.unit", str(test)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         started.append(
-            subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=ignore if background else None, **pipes)
         )
         return started[-1]
 
@@ -52,16 +55,19 @@ def test_one_half_that_fails_is_enough(start, body, status):
     assert told.count("1 passed") == passed, told
 
 
+@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_both_halves_and_what_they_started(start, tmp_path, number):
+def test_an_interruption_ends_both_halves_and_what_they_started(start, tmp_path, number, background):
     child = "import subprocess; p = subprocess.Popen(['sleep', '1000']); "
     process = start(
         f"{child}pathlib.Path(half + '.part').write_text(f'{{os.getpid()}} {{p.pid}}'); "
-        "os.rename(half + '.part', half); time.sleep(1000)"
+        "os.rename(half + '.part', half); time.sleep(1000)",
+        background,
     )
     running = [tmp_path / "0", tmp_path / "1"]
     while not all(path.exists() for path in running):
         assert process.poll() is None
+        time.sleep(0.05)
     process.send_signal(number)
     process.communicate()
     assert process.returncode == 130
