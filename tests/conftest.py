@@ -54,9 +54,12 @@ def shapes_are_checked_except_where_errors_are_expected(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def programs_are_forgotten():
-    """Compiled programs go with the module that needed them: hundreds of them would take gigabytes."""
+    """Compiled programs go with the module that needed them once they take gigabytes; until then some are shared."""
     yield
-    jax.clear_caches()
+    from lib.chapter.machine import peak_memory  # not before the checks of shapes and types have been put into it
+
+    if peak_memory()["host"] > 4e9:
+        jax.clear_caches()
 
 
 def pytest_collection_modifyitems(config, items):

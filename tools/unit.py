@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("tests", "lib", "--ignore=tests/test_chapters.py", "--ignore=tests/test_site.py")
 KEPT = {
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / "_build" / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
 }
 HALVES = ({"JAX_ENABLE_X64": "0"}, {"JAX_ENABLE_X64": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"})
 PATIENCE = 10  # seconds in which an interrupted half may say what it did

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,17 @@ def memory() -> int | None:
     container = next(_lines(CONTAINER / "memory.max"), "max")
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(machine, int(container)) if container.isdigit() else machine
+
+
+def peak_memory() -> dict[str, int | None]:
+    """The most bytes that this process has held at a time, of the host and of the device; None where nobody says."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        host = None
+    else:  # ru_maxrss counts kilobytes on Linux and bytes on macOS
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"host": host, "device": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")}
 
 
 def _processor() -> str:

@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 
 from lib import data
 from lib.chapter.dependencies import PACKAGES
-from lib.chapter.machine import device
+from lib.chapter.machine import device, peak_memory
 
 UNSEEN = "CACHE|DEBUG|DUMP|LOG|TRACEBACK"  # in the name of a variable
 
@@ -69,7 +68,7 @@ def origin_of_run(stopwatch: Stopwatch, seed: int) -> dict[str, Any]:
         "dtype": str(jnp.result_type(float)),
         "seed": seed,
         "wall_time": {part: round(seconds, 3) for part, seconds in stopwatch.read().items()},
-        "peak_memory": _peak_memory(),
+        "peak_memory": peak_memory(),
         "data": data.checksum(),
         "fingerprint": os.environ.get("BOOK_FINGERPRINT"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -112,13 +111,3 @@ def _commit() -> tuple[str | None, bool | None]:
 def _versions() -> dict[str, str]:
     installed = {distribution.name.lower().replace("_", "-") for distribution in metadata.distributions()}
     return {package: metadata.version(package) for package in PACKAGES if package in installed}
-
-
-def _peak_memory() -> dict[str, int | None]:
-    try:
-        import resource
-    except ImportError:  # Windows
-        host = None
-    else:  # ru_maxrss counts kilobytes on Linux and bytes on macOS
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"host": host, "device": (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")}

@@ -30,6 +30,7 @@ class Expansion(NamedTuple):
 
     Attributes:
         a: a_m for m < TERMS, (TERMS, orders, ...).
+        products: E[f g] for each of them and each of all derivatives g, (orders, all orders, ...).
         square: E[f²], (orders, ...).
         size: √E[f²], and what the rounding of f adds to it, (orders, ...): errors are measured by it.
         rest: √(Σ a_m²) over m ≥ TERMS, (orders, ...), by Parseval's identity.
@@ -37,14 +38,14 @@ class Expansion(NamedTuple):
     """
 
     a: Float[Array, "terms orders ..."]
+    products: Float[Array, "orders all ..."]
     square: Float[Array, "orders ..."]
     size: Float[Array, "orders ..."]
     rest: Float[Array, "orders ..."]
     known: Bool[Array, "orders ..."]
 
-    def of(self, orders: list[int]) -> "Expansion":
+    def of(self, some: np.ndarray) -> "Expansion":
         """The expansions of some of the functions."""
-        some = np.asarray(orders)
         return Expansion(self.a[:, some], *(each[some] for each in self[1:]))
 
 
@@ -81,20 +82,11 @@ def expand(phi: Callable, order: int, k: Array) -> Expansion:
     """The expansions of φ, φ′, …, φ⁽ⁿ⁾ at variances k."""
     flat = k.ravel()  # the variances of rows and of columns are then one computation, where they are equal
     f = _at_nodes(phi, order, flat)
-    a, square = _coefficients(f), _mean(f * f)
+    a, products = _coefficients(f), _mean(f[:, None] * f)
+    square = jnp.einsum("nn...->n...", products)
     rest = jnp.sqrt(jnp.maximum(square - jnp.sum(a**2, 0), 0))
-    numbers = a, square, _size(square), rest, _is_known(f, flat)
+    numbers = a, products, square, _size(square), rest, _is_known(f, a, square, flat)
     return Expansion(*(e.reshape(*e.shape[:-1], *k.shape) for e in numbers))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def products(phi: Callable, orders: Orders, k: Array) -> Float[Array, "pairs ..."]:
-    """E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(u)] for u ~ N(0, k), for each (i, j); NaN where it is not known."""
-    i, j = np.transpose(orders)
-    flat = k.ravel()
-    f = _at_nodes(phi, highest(orders), flat)
-    known = _is_known(f, flat)
-    return jnp.where(known[i] & known[j], _mean(f[i] * f[j]), jnp.nan).reshape(len(orders), *k.shape)
 
 
 @jax.jit
@@ -115,7 +107,12 @@ def mehler(f: Expansion, g: Expansion, rho: Array) -> Float[Array, "orders ..."]
     return lax.fori_loop(0, blocks, add, jnp.zeros((len(f.square), *rho.shape), rho.dtype))
 
 
-def _is_known(f: Float[Array, "orders signs inputs nodes"], k: Array) -> Bool[Array, "orders inputs"]:
+def _is_known(
+    f: Float[Array, "orders signs inputs nodes"],
+    a: Float[Array, "terms orders inputs"],
+    square: Float[Array, "orders inputs"],
+    k: Float[Array, " inputs"],
+) -> Bool[Array, "orders inputs"]:
     """Whether the nodes resolve φ⁽ⁿ⁾ at variances k, and reach far enough.
 
     They do where it is, on every panel, the polynomial through its nodes, and where E[f²] does not come from the
@@ -123,16 +120,15 @@ def _is_known(f: Float[Array, "orders signs inputs nodes"], k: Array) -> Bool[Ar
     that jumps of φ⁽ⁿ⁻¹⁾ break.
     """
     small = rounding(k.dtype)
-    square, last = _mean(f * f), _mean(f * f, slice(-NODES, None))
+    last = _mean(f * f, slice(-NODES, None))
     known = (jnp.sum(_unresolved(f), 1) <= 10 * small * _size(square)) & (last <= small * square)
     if len(f) == 1:
         return known
     n, m = np.arange(1, len(f)), np.arange(2)[:, None]
     root = k ** (n[:, None] / 2)
-    low = _low_coefficients(f)
-    by_parts = np.sqrt([[perm(int(i + j), int(j)) for j in n] for i in m[:, 0]])[..., None] * low[m + n, 0]
+    by_parts = np.sqrt([[perm(i + j, j) for j in n.tolist()] for i in (0, 1)])[..., None] * a[m + n, 0]
     noise = 512 * float(jnp.finfo(k.dtype).eps) * root * _mean(abs(f[1:]))
-    agree = abs(root * low[:2, 1:] - by_parts) <= 100 * small * jnp.sqrt(square[0]) + noise
+    agree = abs(root * a[:2, 1:] - by_parts) <= 100 * small * jnp.sqrt(square[0]) + noise
     return known & jnp.concatenate([jnp.ones_like(known[:1]), jnp.all(agree, 0)])
 
 
@@ -149,16 +145,9 @@ def _at_nodes(phi: Callable, order: int, k: Array) -> Float[Array, "orders signs
     return derivatives(phi, order, jnp.stack([u, -u]))
 
 
-def _mean(f: Float[Array, "orders signs inputs nodes"], nodes: slice = slice(None)) -> Float[Array, "orders inputs"]:
+def _mean(f: Float[Array, "... signs inputs nodes"], nodes: slice = slice(None)) -> Float[Array, "... inputs"]:
     """E[f], or the share of some of the nodes in it."""
-    return jnp.sum((f[:, 0] + f[:, 1])[..., nodes] * jnp.asarray(_rule()[1][nodes], f.dtype), -1)
-
-
-def _low_coefficients(f: Float[Array, "orders signs inputs nodes"]) -> Float[Array, "m orders inputs"]:
-    """a_m for the few m that integrals by parts need."""
-    rows = [sign**m * _rule()[2 + m % 2][m // 2] for m in range(len(f) + 1) for sign in (1, -1)]
-    rows = jnp.asarray(np.reshape(rows, (len(f) + 1, 2, -1)), f.dtype)
-    return jnp.einsum("msn,osin->moi", rows, f, precision="highest")
+    return jnp.sum((f[..., 0, :, :] + f[..., 1, :, :])[..., nodes] * jnp.asarray(_rule()[1][nodes], f.dtype), -1)
 
 
 @jax.jit

@@ -5,11 +5,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from lib.checks import known as known_to_hold
 from lib.infinite.duals import Pair, divide, normalized
-from lib.infinite.hermite import TERMS, Orders, expand, highest, mehler, products, rounding
+from lib.infinite.hermite import TERMS, Orders, expand, highest, mehler, rounding
 from lib.infinite.plane import replace_hard
 
 
@@ -61,12 +62,12 @@ def _expectations(phi: Callable, orders: Orders, k11: Array, k12: Array, k22: Ar
     norm, k, *_ = normalized(k11, k12, k22)
     rho = jnp.clip(divide(k, norm), -1, 1)
     k11, k22 = (jnp.expand_dims(variance, range(rho.ndim - variance.ndim)) for variance in (k11, k22))
-    order = highest(orders)
-    f, g = expand(phi, order, k11).of([i for i, _ in orders]), expand(phi, order, k22).of([j for _, j in orders])
+    i, j = np.transpose(orders)
+    f, g = expand(phi, highest(orders), k11).of(i), expand(phi, highest(orders), k22).of(j)
     equal = (k12 == k11) & (k12 == k22)
     size, known = f.size * g.size, f.known & g.known
     hard = known & ~equal & (abs(rho) ** TERMS * f.rest * g.rest > rounding(rho.dtype) / 10 * size)
-    values = jnp.where(equal, products(phi, orders, k11), mehler(f, g, rho))
+    values = jnp.where(equal, f.products[np.arange(len(orders)), j], mehler(f, g, rho))
     if rho.size and not known_to_hold(~jnp.any(hard)):
         values = replace_hard(phi, orders, (k11, k12, k22), size, values, hard)
     return tuple(jnp.where(known, values, jnp.nan))
@@ -86,7 +87,9 @@ def _expectations_jvp(phi: Callable, orders: Orders, primals: tuple, tangents: t
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _own_expectations(phi: Callable, orders: Orders, k: Array) -> tuple[Array, ...]:
     """E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(u)] of all (i, j)."""
-    return tuple(products(phi, orders, k))
+    i, j = np.transpose(orders)
+    f = expand(phi, highest(orders), k)
+    return tuple(jnp.where(f.known[i] & f.known[j], f.products[i, j], jnp.nan))
 
 
 @_own_expectations.defjvp

@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -16,13 +14,12 @@ from lib.infinite.kernel import Kernel
 TILE = 2**18
 
 
-@partial(jax.jit, static_argnames=("kernel", "edge"))
 def in_tiles(kernel: Callable[..., Kernel], x1: Array, x2: Array | None, edge: int) -> Kernel:
     """`kernel(x1, x2)` by tiles of at most `edge` rows and columns, one after another; on and above the diagonal alone
     where `x2` is left out.
 
-    Elementwise steps over N1 × N2 numbers wait for memory, and those over a tile do not. Compiled, because a bare loop
-    is compiled anew at each uncompiled call.
+    Elementwise steps over N1 × N2 numbers wait for memory, and those over a tile do not. To be called inside `jax.jit`:
+    a bare loop is compiled anew at each call.
 
     Args:
         kernel: of two batches, or of one with itself; traceable.

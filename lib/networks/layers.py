@@ -6,8 +6,10 @@ covariance for what is asked of its output, and `kernel_step(state)`, from the s
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
@@ -16,6 +18,7 @@ from lib.checks import check_floating, check_parameterization, check_scalar, che
 from lib.infinite.kernel import Kernel, State, at_equal_positions, check_inputs, input_state
 from lib.infinite.tiles import in_tiles, tile_edge
 from lib.networks.activations import Activation
+from lib.networks.parts import NUMBERS, Parts, take_apart
 
 
 class Dense(nn.Module):
@@ -152,8 +155,9 @@ class Sequential(nn.Module):
     def kernel(self, x1: Array, x2: Array | None = None) -> Kernel:
         """The NNGP and NTK of the network as its widths go to infinity.
 
-        Pure, and traceable by `jax.jit` and `jax.grad`. In float64 to round-off; in float32 the tangent kernel of ReLU
-        loses half its digits between nearly parallel inputs.
+        Pure, and traceable by `jax.jit` and `jax.grad`; compiled, once for all networks that differ in W_std, b_std and
+        their like alone. In float64 to round-off; in float32 the tangent kernel of ReLU loses half its digits between
+        nearly parallel inputs.
 
         Args:
             x1: inputs, (N1, ...).
@@ -174,13 +178,11 @@ class Sequential(nn.Module):
         check_inputs(x1, x2, need)
         edge = tile_edge(x1, need)
         sizes = [len(x) for x in (x1, x2) if x is not None]
-        if max(sizes) <= edge or min(sizes) == 0:
-            return self._tile(x1, x2)
-        return in_tiles(self._tile, x1, x2, edge)
+        return _kernel(*take_apart(self, NUMBERS), x1, x2, None if max(sizes) <= edge or min(sizes) == 0 else edge)
 
     @nn.nowrap
-    def _tile(self, x1: Array, x2: Array | None = None) -> Kernel:
-        """All pairs at once."""
+    def tile(self, x1: Array, x2: Array | None = None) -> Kernel:
+        """The kernel of all pairs at once, of inputs that have been checked."""
         state = self.kernel_step(input_state(x1, x2, self.needs("vectors")))
         if state.positions():
             raise ValueError(
@@ -209,6 +211,13 @@ class Sequential(nn.Module):
                 )
             state = layer.kernel_step(state)
         return state
+
+
+@partial(jax.jit, static_argnames=("net", "edge"))
+def _kernel(net: Parts, numbers: list, x1: Array, x2: Array | None, edge: int | None) -> Kernel:
+    """The kernel of a network that was taken apart: one program for all that differ in W_std, b_std and their like."""
+    tile = net.restored(iter(numbers)).tile
+    return tile(x1, x2) if edge is None else in_tiles(tile, x1, x2, edge)
 
 
 def weigh(layer: Any, x: Array, shape: tuple[int, ...], product: Any) -> Array:
