@@ -23,7 +23,6 @@ from lib import (
     LayerNorm,
     Residual,
     Sequential,
-    convolution,
     empirical_ntk,
     empirical_ntk_by_layer,
     erf,
@@ -33,6 +32,7 @@ from lib import (
     relu,
     wide_resnet,
 )
+from lib.networks import convolution
 from lib.tangent.apply_fn import as_apply_fn
 from lib.tangent.layerwise import _by_gradients, _by_positions, layer_factors, layer_ntk
 
