@@ -75,7 +75,7 @@ def test_an_implicit_solver_goes_where_explicit_ones_stall(x64, monkeypatch):
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
     theta = jnp.asarray(basis * 10 ** np.linspace(-3, 3, 8)) @ basis.T
     y = jnp.asarray(np.random.default_rng(1).normal(size=(8, 1)))
-    monkeypatch.setattr(lib.evolution, "MAX_STEPS", 2000)
+    monkeypatch.setattr(lib.training.ode, "MAX_STEPS", 2000)
     problem = half_square, theta, y, 0 * y, 100.0
     a = evolve(*problem, solver=diffrax.Kvaerno5())
     expected = coefficients(decompose(theta), flow(100.0), y, 0 * y)
@@ -107,7 +107,7 @@ def test_tolerance_is_of_outputs_however_large_the_kernel(x64, scale):
 def test_inside_jit_what_is_not_reached_is_nan(x64, monkeypatch):
     """Steps that the solver does not come to, and those without an a; the others are what they are."""
     theta, _, y, f0_x = random_problem(4, 2, full=False)
-    monkeypatch.setattr(lib.evolution, "MAX_STEPS", 64)
+    monkeypatch.setattr(lib.training.ode, "MAX_STEPS", 64)
     steps = jnp.array([1.0, np.inf, 0.0, -1.0, np.nan, 1e6])
     a = jax.jit(lambda steps, theta: evolve(half_square, theta, y, f0_x, steps))(steps, theta)
     expected = coefficients(decompose(theta), flow(jnp.array([1.0, 0.0])), y, f0_x)
