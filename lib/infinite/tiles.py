@@ -52,6 +52,28 @@ def in_tiles(kernel: Callable[..., Kernel], x1: Array, x2: Array | None, edge: i
     return Kernel(*map(whole, tiles, on_diagonal))
 
 
+def even_blocks(n: int, most: int) -> tuple[int, int]:
+    """How many blocks of at most so many of n things there are, as even as they can be, and the size of the largest.
+
+    Example:
+        >>> even_blocks(10, 4)
+        (3, 4)
+    """
+    count = -(-n // min(most, n))
+    return count, -(-n // count)
+
+
+def block_starts(n: int, most: int) -> tuple[list[int], int]:
+    """Where blocks of at most so many of n rows start, and their size: it is one, so that the last two may overlap.
+
+    Example:
+        >>> block_starts(10, 4)
+        ([0, 4, 6], 4)
+    """
+    count, rows = even_blocks(n, most)
+    return [min(k * rows, n - rows) for k in range(count)], rows
+
+
 def tile_edge(x: Array, need: str) -> int:
     """Rows of a square tile, for what a network needs of its inputs."""
     positions = {"diagonal": 1, "full": 2}.get(need, 0)
@@ -60,7 +82,6 @@ def tile_edge(x: Array, need: str) -> int:
 
 def _tiles(x: Array, edge: int) -> Array:
     """(N, ...) → (tiles, rows, ...), as even as they can be; the last is filled with the first input."""
-    count = -(-len(x) // edge)
-    rows = -(-len(x) // count)
+    count, rows = even_blocks(len(x), edge)
     filling = jnp.broadcast_to(x[:1], (count * rows - len(x), *x.shape[1:]))
     return jnp.concatenate([x, filling]).reshape(count, rows, *x.shape[1:])

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from lib.checks import check_images, check_pair, check_parameterization, check_scalar, check_size
 from lib.infinite.kernel import State
+from lib.infinite.tiles import even_blocks
 from lib.networks.layers import weigh, weigh_kernel
 
 PADDINGS = ("SAME", "VALID", "CIRCULAR")
@@ -165,8 +166,7 @@ def for_each_image(f: Callable, layer: Conv, padded: Array, *others: Array) -> A
     count = max(1, BLOCK // (windows.size * windows.dtype.itemsize))
     if len(padded) <= count:
         return jax.vmap(one)((padded, *others))
-    blocks = -(-len(padded) // count)
-    size = -(-len(padded) // blocks)
+    _, size = even_blocks(len(padded), count)
     again = jax.checkpoint(one, prevent_cse=False)
     return lax.map(again, (padded, *others), batch_size=None if size == 1 else size)  # XLA copies batches of one
 

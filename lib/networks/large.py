@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lib.checks import check_size
 from lib.infinite.kernel import Kernel
+from lib.infinite.tiles import block_starts
 from lib.networks.layers import Sequential
 
 # Inputs on the host go to each device from there.
@@ -66,15 +67,16 @@ def kernel_in_blocks(
     if not n1 or not n2:
         return kernel
     edge = _largest_edge(net, x1, other, memory)
-    corners = _corners(n1, n2, edge, symmetric)
+    (starts1, rows1), (starts2, rows2) = block_starts(n1, edge), block_starts(n2, edge)
+    corners = [(i, j) for i in starts1 for j in starts2 if i <= j or not symmetric]
     inputs = _put((x1, other), mesh)
     with tqdm(total=len(corners), desc="blocks of the kernel", disable=None) as progress:
         # Those on the diagonal last, because the last row of blocks may overlap with the one before.
         for on_diagonal in (False, True):
             chosen = [(i, j) for i, j in corners if (symmetric and i == j) == on_diagonal]
-            block = _Block(net, edge, on_diagonal)
+            block = _Block(net, rows1, rows2, on_diagonal)
             for (i, j), parts in on_devices(block, inputs, chosen, mesh):
-                rows, columns = slice(i, i + edge), slice(j, j + edge)
+                rows, columns = slice(i, i + rows1), slice(j, j + rows2)
                 for whole, part in zip(kernel, parts, strict=True):
                     whole[rows, columns] = part
                     if symmetric:
@@ -84,14 +86,16 @@ def kernel_in_blocks(
 
 
 class _Block(NamedTuple):
-    """The kernel of `edge` inputs and as many others, from row i and from column j on."""
+    """The kernel of some inputs and some others, from row i and from column j on."""
 
     net: Sequential
-    edge: int
+    rows1: int
+    rows2: int
     on_diagonal: bool
 
     def __call__(self, inputs: tuple[Array, Array], i: Array, j: Array) -> Kernel:
-        a, b = (lax.dynamic_slice_in_dim(x, start, self.edge) for x, start in zip(inputs, (i, j), strict=True))
+        a = lax.dynamic_slice_in_dim(inputs[0], i, self.rows1)
+        b = lax.dynamic_slice_in_dim(inputs[1], j, self.rows2)
         return self.net.kernel(a) if self.on_diagonal else self.net.kernel(a, b)
 
 
@@ -132,12 +136,6 @@ def _put(inputs: PyTree, mesh: Mesh) -> PyTree:
     arrays = {id(leaf): leaf for leaf in jax.tree.leaves(inputs)}
     there = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))
     return jax.tree.map(lambda leaf: there[id(leaf)], inputs)
-
-
-def _corners(n1: int, n2: int, edge: int, symmetric: bool) -> list[tuple[int, int]]:
-    """First row and column of each block; the last ones end where the kernel does, and overlap with those before."""
-    rows, columns = ([min(i, n - edge) for i in range(0, n, edge)] for n in (n1, n2))
-    return [(i, j) for i in rows for j in columns if i <= j or not symmetric]
 
 
 def _largest_edge(net: Any, x1: Batch, x2: Batch, memory: int) -> int:

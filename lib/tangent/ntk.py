@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from tqdm import tqdm
 
 from lib.checks import check_examples, check_params
+from lib.infinite.tiles import block_starts
 from lib.networks.large import on_devices
 from lib.tangent.apply_fn import ApplyFn, Network, as_apply_fn
 from lib.tangent.jacobians import check_batches, contract, jacobian, outputs_of, part, products
@@ -83,7 +84,7 @@ def empirical_ntk(
         return _at_once(apply_fn, path, memory, params, x1, x2)
     symmetric = x2 is None
     x2 = x1 if symmetric else x2
-    (starts1, rows1), (starts2, rows2) = (_starts(n, path.rows) for n in (n1, n2))
+    (starts1, rows1), (starts2, rows2) = (block_starts(n, path.rows) for n in (n1, n2))
     corners = [(i, j) for i in starts1 for j in starts2 if i <= j or not symmetric]
     inputs = (apply_fn, params), x1, x2
     if mesh is None:
@@ -198,10 +199,3 @@ def _one_by_one(steps: _Steps, inputs: tuple, corners: list, rows: tuple[int, in
         for _, j in row:
             two = None if symmetric and i == j else steps.factors(model, x2, j, rows[1])
             yield (i, j), steps.contract(model, one, two)
-
-
-def _starts(n: int, most: int) -> tuple[list[int], int]:
-    """Where blocks of at most so many of n examples start, and their rows: of one shape, the last two may overlap."""
-    count = -(-n // min(most, n))
-    rows = -(-n // count)
-    return [min(k * rows, n - rows) for k in range(count)], rows

@@ -84,7 +84,7 @@ def descent(learning_rate: ArrayLike, steps: ArrayLike) -> Filter:
 
 
 def check_filter(name: str, filter: Any) -> None:
-    """Or an error that names the argument."""
+    """That it is a Filter."""
     if not isinstance(filter, Filter):
         raise TypeError(f"`{name}` must be a Filter, such as flow(1.0), got {type(filter).__name__}")
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lib.checks import check_examples, check_loss, check_optimizer, check_params, check_size
 from lib.tangent.apply_fn import ApplyFn, Network, as_apply_fn
-from lib.training.programs import compiled_for
+from lib.training.programs import compiled_for, slots_of
 
 
 class Run(NamedTuple):
@@ -109,8 +109,7 @@ def _loop(loss, init, update, observe, apply_fn, params, x, y, order, steps, at)
         updates, state = update(gradient, state, theta)
         return (optax.apply_updates(theta, updates), state, observed), None
 
-    slots = np.full(steps + 1, len(at))  # step → its place among the observations, or len(at) for none
-    slots[list(at)] = np.arange(len(at))
+    slots = slots_of(at, steps)
     empty = jax.tree.map(lambda o: jnp.zeros((len(at), *o.shape), o.dtype), jax.eval_shape(observe, params))
     carry = (params, init(params), empty)
     (params, _, observed), _ = jax.lax.scan(step, carry, (jnp.asarray(slots[:-1]), order), length=steps)

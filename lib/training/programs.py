@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 # The program for each body, static names and functions; the oldest goes when there are more than MOST.
 _KEPT: dict[tuple, Callable] = {}
@@ -48,6 +49,18 @@ def compiled_for(body: Callable, functions: tuple[Callable | None, ...], static:
         if len(_KEPT) > MOST:
             del _KEPT[next(iter(_KEPT))]
     return _KEPT[key]
+
+
+def slots_of(visited: Any, last: int) -> Int[np.ndarray, " steps"]:
+    """For each step of a compiled loop, from 0 to the last, its place among those visited, or one after the last place.
+
+    Example:
+        >>> slots_of((1, 3), 4).tolist()
+        [2, 0, 2, 1, 2]
+    """
+    slots = np.full(last + 1, len(visited))
+    slots[list(visited)] = np.arange(len(visited))
+    return slots
 
 
 class _Address(int):

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from lib.checks import check_optimizer, check_steps
 from lib.training.ode import Loss, check_problem, multiplication
-from lib.training.programs import compiled_for
+from lib.training.programs import compiled_for, slots_of
 
 
 def descend(
@@ -69,8 +69,7 @@ def descend(
             f"`steps` must be known before compilation, got {steps}; inside `jit` make it a NumPy array, not one of JAX"
         ) from error
     visited, places = np.unique(count, return_inverse=True)
-    slots = np.full(visited.max(initial=0) + 1, len(visited))  # step → its place in `visited`, or one after the last
-    slots[visited] = np.arange(len(visited))
+    slots = slots_of(visited, visited.max(initial=0))
     run = compiled_for(_descend, (loss, optimizer.init, optimizer.update), static=("places",))
     return run(theta_xx, y, f0_x, slots, places=len(visited))[places.reshape(count.shape)]
 
