@@ -45,7 +45,10 @@ def book(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def shapes_are_checked_except_where_errors_are_expected(request):
-    """A test of an error message passes what the annotations forbid: there the library must speak, not the checker."""
+    """A test of an error message passes what the annotations forbid: there the library must speak, not the checker.
+
+    Such a test calls `pytest.raises`, and so `raises` is among the names that its code looks up.
+    """
     code = getattr(getattr(request, "function", None), "__code__", None)
     jaxtyping.config.update("jaxtyping_disable", code is not None and "raises" in code.co_names)
     yield

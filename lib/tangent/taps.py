@@ -179,6 +179,7 @@ def _other_parameters(apply_fn: ApplyFn, params: PyTree, x: Batch, weighted: dic
     outputs = {name: call.output for name, call in weighted.items()}
     fixed = lambda layer, given, output: jnp.zeros(outputs[_name(layer)].shape, outputs[_name(layer)].dtype)
     program = jax.make_jaxpr(lambda p, net, x: _with_taps(net, p, x, fixed))(params, apply_fn, x).jaxpr
+    # In a jaxpr a variable is one object wherever it stands: f does not read a parameter that no step and no output is.
     read = {id(v) for step in program.eqns for v in step.invars} | {id(v) for v in program.outvars}
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [jax.tree_util.keystr(path) for (path, _), v in zip(leaves, program.invars, strict=False) if id(v) in read]
