@@ -110,7 +110,7 @@ def new(array):
 
 def calls():
     """Name → a function of numbers, and numbers that may change from call to call."""
-    x, y, i = waves(5, 3, 0.1), waves(5, 2, 0.3), jnp.arange(3)
+    x, y, i, many = waves(5, 3, 0.1), waves(5, 2, 0.3), jnp.arange(3), waves(600, 2, 0.2)
     compiled, params = jax.jit(DENSE.kernel), DENSE.init(KEY, x)
     theta = DENSE.kernel(x).ntk
     spectrum, k, sgd = lib.decompose(theta), DENSE.kernel(x), optax.sgd(0.1, momentum=0.9)
@@ -132,6 +132,11 @@ def calls():
         "kernel, compiled": (compiled, x),
         "kernel": (DENSE.kernel, x),
         "kernel of two batches": (lambda x: DENSE.kernel(x, x[:2]), x),
+        "kernel of other scales": (
+            lambda scales: lib.fully_connected(6, 2, 1, lib.leaky_relu(scales[0]), *scales[1:]).kernel(x),
+            (0.1, 1.5, 0.3),
+        ),
+        "kernel in tiles of other scales": (lambda c: lib.fully_connected(3, 1, 1, lib.erf, c, c).kernel(many), 1.5),
         "evolve": (lambda a: lib.evolve(half_square, *a, 3 * a[0][0, 0]), data),
         "evolve with momentum": (lambda a: lib.evolve(half_square, *a, 3.0, momentum=0.9), data),
         "descend": (lambda a: lib.descend(half_square, *a, i, sgd), data),
