@@ -1,10 +1,13 @@
 """The infinite face of a network: its two kernels, and what its layers hand on to compute them."""
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
 
 from lib.checks import check_floating
@@ -31,8 +34,8 @@ class Kernel(NamedTuple):
     ntk: Float[Array, "n1 n2"]
 
 
-class State(NamedTuple):
-    """What is known, half way up a network, about one feature of two batches of inputs.
+class State(struct.PyTreeNode):
+    """What is known, half way up a network, about one feature of two batches of inputs: a pytree of four arrays.
 
     Of vectors, arrays have the shapes below. Of images they have axes of positions before those: (H, W) where only
     covariances between equal positions are needed, (H, W, H, W) where those of all pairs of positions are.
@@ -49,14 +52,14 @@ class State(NamedTuple):
             where h is a linear function of that input.
     """
 
-    nngp: Float[Array, "*positions n1 n2"]
-    ntk: Float[Array, "*positions n1 n2"]
-    variance1: Float[Array, "*positions n1"]
-    variance2: Float[Array, "*positions n2"]
-    features: int
-    gaussian: bool
-    same: bool
-    fresh: bool | None = None
+    nngp: Any  # no shapes here: JAX makes pytrees of whatever stands for arrays
+    ntk: Any
+    variance1: Any
+    variance2: Any
+    features: int = struct.field(pytree_node=False)
+    gaussian: bool = struct.field(pytree_node=False)
+    same: bool = struct.field(pytree_node=False)
+    fresh: bool | None = struct.field(pytree_node=False, default=None)
 
     def positions(self) -> tuple[int, ...]:
         """The axes before those of examples: none, (H, W), or (H, W, H, W)."""
@@ -80,9 +83,10 @@ class State(NamedTuple):
         """`f` of all four arrays, for what acts on positions alone."""
         variance1 = f(self.variance1)
         variance2 = variance1 if self.same else f(self.variance2)
-        return self._replace(nngp=f(self.nngp), ntk=f(self.ntk), variance1=variance1, variance2=variance2)
+        return self.replace(nngp=f(self.nngp), ntk=f(self.ntk), variance1=variance1, variance2=variance2)
 
 
+@partial(jax.jit, static_argnames="need")
 def input_state(x1: Array, x2: Array | None, need: str) -> State:
     """The state below the first layer: K⁰(x, x′) = x · x′ / n₀ and Θ⁰ = 0.
 

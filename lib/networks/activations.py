@@ -66,7 +66,7 @@ class Activation:
         dual = lambda k11, k12, k22: self.dual(k11, k12, k22, *self.parameters)
         nngp, slope = dual(*state.pair())
         variance1, variance2 = (dual(*own)[0] for own in state.own_pairs())
-        return state._replace(
+        return state.replace(
             nngp=nngp, ntk=state.ntk * slope, variance1=variance1, variance2=variance2, gaussian=False, fresh=False
         )
 

@@ -109,7 +109,7 @@ class Conv(nn.Module):
             return k
 
         fan_in = self.window[0] * self.window[1] * state.features
-        return weigh_kernel(self, state.map(windows)._replace(features=fan_in))
+        return weigh_kernel(self, state.map(windows).replace(features=fan_in))
 
     @nn.nowrap
     def _pads(self, size: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -107,7 +107,7 @@ class Flatten(nn.Module):
             return state
         flat = state.map(lambda k: jnp.mean(at_equal_positions(k, len(state.positions())), axis=(0, 1)))
         height, width = state.positions()[:2]
-        return flat._replace(features=height * width * state.features, gaussian=False)
+        return flat.replace(features=height * width * state.features, gaussian=False)
 
 
 class Sequential(nn.Module):
@@ -155,9 +155,9 @@ class Sequential(nn.Module):
     def kernel(self, x1: Array, x2: Array | None = None) -> Kernel:
         """The NNGP and NTK of the network as its widths go to infinity.
 
-        Pure, and traceable by `jax.jit` and `jax.grad`; compiled, once for all networks that differ in W_std, b_std and
-        their like alone. In float64 to round-off; in float32 the tangent kernel of ReLU loses half its digits between
-        nearly parallel inputs.
+        Pure, and traceable by `jax.jit` and `jax.grad`. Compiled layer by layer, once for layers that differ in W_std,
+        b_std and their like alone. In float64 to round-off; in float32 the tangent kernel of ReLU loses half its digits
+        between nearly parallel inputs.
 
         Args:
             x1: inputs, (N1, ...).
@@ -178,10 +178,12 @@ class Sequential(nn.Module):
         check_inputs(x1, x2, need)
         edge = tile_edge(x1, need)
         sizes = [len(x) for x in (x1, x2) if x is not None]
-        return _kernel(*take_apart(self, NUMBERS), x1, x2, None if max(sizes) <= edge or min(sizes) == 0 else edge)
+        if max(sizes) <= edge or min(sizes) == 0:
+            return self._tile(x1, x2)
+        return _in_tiles(*take_apart(self, NUMBERS), x1, x2, edge)
 
     @nn.nowrap
-    def tile(self, x1: Array, x2: Array | None = None) -> Kernel:
+    def _tile(self, x1: Array, x2: Array | None = None) -> Kernel:
         """The kernel of all pairs at once, of inputs that have been checked."""
         state = self.kernel_step(input_state(x1, x2, self.needs("vectors")))
         if state.positions():
@@ -209,15 +211,22 @@ class Sequential(nn.Module):
                     f"{_place(i, layer)} has no infinite face, because its input is not Gaussian: a nonlinearity must "
                     "follow a layer with weights. Put a Dense before it, or use the empirical kernel"
                 )
-            state = layer.kernel_step(state)
+            state = _step(*take_apart(layer, NUMBERS), state)
         return state
 
 
+# One program for all layers, or networks, that differ in W_std, b_std and their like alone. Each layer has its own: the
+# time in which many are compiled together grows as their number squared, and a hundred of ReLU take minutes.
+@partial(jax.jit, static_argnames="layer")
+def _step(layer: Parts, numbers: list, state: State) -> State:
+    """The step of a layer that was taken apart."""
+    return layer.restored(iter(numbers)).kernel_step(state)
+
+
 @partial(jax.jit, static_argnames=("net", "edge"))
-def _kernel(net: Parts, numbers: list, x1: Array, x2: Array | None, edge: int | None) -> Kernel:
-    """The kernel of a network that was taken apart: one program for all that differ in W_std, b_std and their like."""
-    tile = net.restored(iter(numbers)).tile
-    return tile(x1, x2) if edge is None else in_tiles(tile, x1, x2, edge)
+def _in_tiles(net: Parts, numbers: list, x1: Array, x2: Array | None, edge: int) -> Kernel:
+    """The kernel of a network that was taken apart, tile by tile."""
+    return in_tiles(net.restored(iter(numbers))._tile, x1, x2, edge)
 
 
 def weigh(layer: Any, x: Array, shape: tuple[int, ...], product: Any) -> Array:
@@ -246,7 +255,7 @@ def weigh_kernel(layer: Any, state: State) -> State:
         own = state.features * state.nngp + (0 if layer.b_std is None else 1)
     else:
         own = nngp
-    return state._replace(
+    return state.replace(
         nngp=nngp,
         ntk=own + W_var * state.ntk,
         variance1=affine(state.variance1),

@@ -50,7 +50,7 @@ class LayerNorm(nn.Module):
         scale = lambda k11, k22: lax.rsqrt(k11 + self.epsilon) * lax.rsqrt(k22 + self.epsilon)
         k11, _, k22 = state.pair()
         variance1, variance2 = (k12 * scale(k11, k22) for k11, k12, k22 in state.own_pairs())
-        return state._replace(
+        return state.replace(
             nngp=state.nngp * scale(k11, k22),
             ntk=state.ntk * scale(k11, k22),
             variance1=variance1,

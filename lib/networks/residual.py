@@ -57,7 +57,7 @@ class Residual(nn.Module):
     @nn.nowrap
     def kernel_step(self, state: State) -> State:
         """The sum over branches."""
-        inner, shortcut = (branch.kernel_step(state._replace(fresh=None)) for branch in (self.inner, self.shortcut))
+        inner, shortcut = (branch.kernel_step(state.replace(fresh=None)) for branch in (self.inner, self.shortcut))
         _check_shapes(*((*branch.positions()[:2], branch.features) for branch in (inner, shortcut)))
         if not (inner.fresh or shortcut.fresh):
             raise ValueError(
@@ -66,7 +66,7 @@ class Residual(nn.Module):
             )
         # Relative to what is around the block: fresh if both are, unchanged if a linear function of x is among them.
         fresh = {inner.fresh, shortcut.fresh}
-        return inner._replace(
+        return inner.replace(
             nngp=shortcut.nngp + inner.nngp,
             ntk=shortcut.ntk + inner.ntk,
             variance1=shortcut.variance1 + inner.variance1,

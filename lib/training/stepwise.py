@@ -69,7 +69,7 @@ def descend(
             f"`steps` must be known before compilation, got {steps}; inside `jit` make it a NumPy array, not one of JAX"
         ) from error
     visited, places = np.unique(count, return_inverse=True)
-    slots = slots_of(visited, visited.max(initial=0))
+    slots = slots_of(visited, int(visited.max(initial=0)))
     run = compiled_for(_descend, (loss, optimizer.init, optimizer.update), static=("places",))
     return run(theta_xx, y, f0_x, slots, places=len(visited))[places.reshape(count.shape)]
 

@@ -8,11 +8,23 @@ from networks import waves
 from tolerances import tolerance
 
 from lib.infinite import tiles
-from lib.infinite.tiles import TILE, in_tiles, tile_edge
+from lib.infinite.tiles import TILE, block_starts, even_blocks, in_tiles, tile_edge
 from lib.networks.activations import relu
 from lib.networks.architectures import fully_connected
 
 NET = fully_connected(8, 2, 1, relu, 1.4, 0.1)
+
+
+@pytest.mark.once
+def test_blocks_are_even_and_cover_everything():
+    """For all counts up to 30: as few as can be, of one size that differs by less than one from the mean."""
+    for n in range(1, 31):
+        for most in range(1, 40):
+            count, rows = even_blocks(n, most)
+            assert count == int(np.ceil(n / most)) and rows <= min(n, most) and n / count <= rows < n / count + 1
+            starts, size = block_starts(n, most)
+            assert size == rows and len(starts) == count and starts == sorted(set(starts))
+            assert {k for start in starts for k in range(start, start + rows)} == set(range(n))
 
 
 @pytest.mark.parametrize("edge", [2, 3, 5, 20])

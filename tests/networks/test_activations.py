@@ -103,7 +103,7 @@ def test_slopes_and_coefficients_may_be_traced(x64):
 
 def test_step_of_the_kernel():
     """K ← 𝒯, Θ ← Θ 𝒯̇, and the output is no longer Gaussian."""
-    below = input_state(waves(4, 3, 0.0), waves(2, 3, 0.4), "vectors")._replace(ntk=jnp.full((4, 2), 7.0))
+    below = input_state(waves(4, 3, 0.0), waves(2, 3, 0.4), "vectors").replace(ntk=jnp.full((4, 2), 7.0))
     above = erf.kernel_step(below)
     t, t_dot = erf.dual(*below.pair())
     np.testing.assert_allclose(above.nngp, t, **tolerance(t))
@@ -114,7 +114,7 @@ def test_step_of_the_kernel():
 
 
 def test_identity_changes_nothing():
-    state = input_state(waves(4, 3, 0.0), None, "vectors")._replace(gaussian=True)
+    state = input_state(waves(4, 3, 0.0), None, "vectors").replace(gaussian=True)
     assert identity.kernel_step(state) is state
 
 

@@ -17,9 +17,10 @@ from networks import waves
 from oracles import images
 from tolerances import tolerance
 
+from lib.networks import large
 from lib.networks.activations import relu
 from lib.networks.architectures import convolutional, fully_connected
-from lib.networks.large import _corners, _largest_edge, block_bytes, kernel_in_blocks, on_devices
+from lib.networks.large import _largest_edge, block_bytes, kernel_in_blocks, on_devices
 from lib.networks.layers import Flatten
 
 DENSE = fully_connected(8, 2, 1, relu, 1.4, 0.1)
@@ -94,14 +95,23 @@ def test_the_diagonal_stays_exact():
     np.testing.assert_allclose(blocks, blocks.T, rtol=20 * float(jnp.finfo(x.dtype).eps))
 
 
-def test_one_half_of_a_symmetric_kernel_is_computed():
-    corners = _corners(11, 11, 4, symmetric=True)
-    assert corners == [(0, 0), (0, 4), (0, 7), (4, 4), (4, 7), (7, 7)]
-    assert len(_corners(11, 7, 4, symmetric=False)) == 6
-    covered = np.zeros((11, 7), bool)
-    for i, j in _corners(11, 7, 4, symmetric=False):
-        covered[i : i + 4, j : j + 4] = True
-    assert covered.all()
+@pytest.mark.once
+def test_one_half_of_a_symmetric_kernel_is_computed(monkeypatch):
+    """Of three by three blocks six, those on the diagonal last; and all six of three by two."""
+    corners, compute = [], large.on_devices
+
+    def watched(block, inputs, chosen, mesh):
+        corners.extend(chosen)
+        return compute(block, inputs, chosen, mesh)
+
+    monkeypatch.setattr(large, "on_devices", watched)
+    monkeypatch.setattr(large, "_largest_edge", lambda *given: 4)
+    x1, x2 = waves(11, 3, 0.0), waves(7, 3, 0.4)
+    kernel_in_blocks(DENSE, x1)
+    assert corners == [(0, 4), (0, 7), (4, 7), (0, 0), (4, 4), (7, 7)]
+    corners.clear()
+    kernel_in_blocks(DENSE, x1, x2)
+    assert corners == [(i, j) for i in (0, 4, 7) for j in (0, 3)]
 
 
 def test_blocks_keep_to_their_memory():

@@ -35,7 +35,7 @@ def test_epsilon_is_added_to_the_covariance_of_each_input():
     x1, x2 = waves(4, 3, 0.0), 2 * waves(2, 3, 0.4)
     for layer, scale in ((LayerNorm(), 1e-6), (LayerNorm(0.3), 1.0)):
         below = input_state(scale * x1, scale * x2, "vectors")
-        state = layer.kernel_step(below._replace(ntk=below.nngp + 1))
+        state = layer.kernel_step(below.replace(ntk=below.nngp + 1))
         var1, var2 = (np.mean((scale * np.asarray(x)) ** 2, axis=1) for x in (x1, x2))
         norm = np.sqrt(np.outer(var1 + layer.epsilon, var2 + layer.epsilon))
         np.testing.assert_allclose(state.nngp, scale**2 * (x1 @ x2.T) / 3 / norm, **tolerance(x1))
