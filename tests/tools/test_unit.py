@@ -20,14 +20,14 @@ def start(tmp_path):
     started = []
 
     def start(body, background=False):
-        ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what runs behind it
         test = tmp_path / "test_it.py"
         test.write_text(f"import os, time, pathlib\nhalf = os.environ['JAX_ENABLE_X64']\ndef test_it():\n    {body}\n")
         environment = os.environ | {"PYTHONPATH": str(unit.ROOT)}
         command = [sys.executable, "-m", "tools.unit", str(test)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        if background:  # where shells have what runs behind them ignore the interrupt
+            command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command]
         started.append(
-            subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=ignore if background else None, **pipes)
+            subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         )
         return started[-1]
 

@@ -1,6 +1,6 @@
 """What holds for every filter at every rate and step, in the half's own precision, against numbers of 60 digits."""
 
-from decimal import Decimal, getcontext
+from decimal import MAX_EMAX, MIN_EMIN, Decimal, getcontext
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from hypothesis import strategies as some
 from lib import averaged, decayed, descent, flow, heavy_ball, momentum_flow, nesterov, then
 
 getcontext().prec = 60
+getcontext().Emax, getcontext().Emin = MAX_EMAX, MIN_EMIN  # what diverges does so for millions of steps
 few = settings(derandomize=True, deadline=None, max_examples=12)
 # ηλ of dead, slow, middling and fast modes; near 1 and 2 a neighbour is a few eps away.
 MODES = jnp.array([0.0, 1e-9, 3e-8, 1e-7, 1e-5, 1e-3, 0.03, 0.2, 0.4, 0.6, 1.0, 1.0 + 1e-6, 1.4, 1.8, 2 - 1e-5, 2.0])
