@@ -7,11 +7,14 @@ import json
 import tokenize
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 PACKAGES = (
     *("jax", "jaxlib", "ml-dtypes", "opt-einsum", "flax", "optax", "diffrax", "equinox", "lineax", "optimistix"),
     *("numpy", "scipy", "pillow", "matplotlib"),
 )
+
+_PARSING = Lock()
 
 
 def book_root(start: Path | None = None) -> Path:
@@ -65,10 +68,16 @@ def imported(source: str, root: Path) -> frozenset[Path]:
     """
     names = _Names(root)
     try:
-        names.visit(ast.parse(source))
+        names.visit(_parsed(source))
     except (SyntaxError, _Unfollowed):
         return frozenset((root / "lib").rglob("*.py"))
     return frozenset(names.found)
+
+
+def _parsed(source: str) -> ast.AST:
+    """One at a time: Python 3.11 counts the depth of a tree for all threads together, and stumbles over two."""
+    with _PARSING:
+        return ast.parse(source)
 
 
 class _Unfollowed(Exception):
@@ -125,7 +134,7 @@ def _home(module: str, name: str, root: Path) -> Path | None:
     """The file that `from module import name` comes from."""
     path = _path(module, root)
     if path is not None and path.stem == "__init__":
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(_parsed(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     if name == (alias.asname or alias.name):

@@ -75,7 +75,7 @@ def test_what_looks_like_a_comment_but_is_code_counts(book, source):
 
 def test_fingerprints_may_be_taken_in_several_threads(book):
     notebook = book / "book" / "experiments" / "figure_0.ipynb"
-    (book / "lib" / "long.py").write_text(
+    (book / "lib" / "code.py").write_text(
         "\n".join(f"def f{i}(x): return [x + j for j in range({i})]" for i in range(2000))
     )
     with ThreadPoolExecutor(4) as pool:
