@@ -31,10 +31,11 @@ from lib.networks.activations import (
 from lib.networks.architectures import convolutional, fully_connected, wide_resnet
 from lib.networks.convolution import Conv
 from lib.networks.large import kernel_in_blocks
-from lib.networks.layers import Dense, Flatten, Sequential
+from lib.networks.layers import Dense, Flatten
 from lib.networks.normalization import BatchNorm, LayerNorm
 from lib.networks.pooling import AveragePool, GlobalAveragePool
 from lib.networks.residual import Residual
+from lib.networks.sequential import Sequential
 from lib.tangent.equations import Solution, ntk_solve
 from lib.tangent.expansion import linearize, taylor_expand
 from lib.tangent.layerwise import empirical_ntk_by_layer

@@ -5,10 +5,11 @@ from typing import Any
 from lib.checks import check_size
 from lib.networks.activations import Activation, relu
 from lib.networks.convolution import Conv
-from lib.networks.layers import Dense, Flatten, Sequential
+from lib.networks.layers import Dense, Flatten
 from lib.networks.normalization import BatchNorm
 from lib.networks.pooling import GlobalAveragePool
 from lib.networks.residual import Residual
+from lib.networks.sequential import Sequential
 
 
 def fully_connected(

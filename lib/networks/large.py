@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lib.checks import check_size
 from lib.infinite.kernel import Kernel
 from lib.infinite.tiles import block_starts
-from lib.networks.layers import Sequential
+from lib.networks.sequential import Sequential
 
 # Inputs on the host go to each device from there.
 Batch = Array | np.ndarray

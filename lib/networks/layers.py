@@ -5,20 +5,14 @@ covariance for what is asked of its output, and `kernel_step(state)`, from the s
 """
 
 import math
-from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
 from lib.checks import check_floating, check_parameterization, check_scalar, check_size
-from lib.infinite.kernel import Kernel, State, at_equal_positions, check_inputs, input_state
-from lib.infinite.tiles import in_tiles, tile_edge
-from lib.networks.activations import Activation
-from lib.networks.parts import NUMBERS, Parts, take_apart
+from lib.infinite.kernel import State, at_equal_positions
 
 
 class Dense(nn.Module):
@@ -110,125 +104,6 @@ class Flatten(nn.Module):
         return flat.replace(features=height * width * state.features, gaussian=False)
 
 
-class Sequential(nn.Module):
-    """Layers one after another: a network with a finite face (`init`, `apply`) and an infinite one (`kernel`).
-
-    f(x) = layer_n(… layer_2(layer_1(x)))
-
-    A layer that stands in two places is two layers, with weights of their own: the infinite face assumes independence.
-
-    Args:
-        layers: layers and activations, in order. Other Flax modules are welcome; only `kernel` refuses them.
-
-    Raises:
-        TypeError: for anything else, such as a bare `jnp.tanh` (`activation(jnp.tanh)` makes it one) or a string.
-
-    Example:
-        >>> import jax
-        >>> from lib.networks.activations import relu
-        >>> net = Sequential((Dense(64, W_std=1.5), relu, Dense(2)))
-        >>> x = jnp.ones((3, 5))
-        >>> net.apply(net.init(jax.random.key(0), x), x).shape
-        (3, 2)
-        >>> net.kernel(x).ntk.shape
-        (3, 3)
-
-    Source: Lee et al. 2019, eqs 1, S25-S29.
-    """
-
-    layers: Any
-
-    def __post_init__(self):
-        if not isinstance(self.layers, Sequence):
-            raise TypeError(
-                f"`layers` must be a sequence of layers, got {type(self.layers).__name__}; write Sequential((…,))"
-            )
-        self.layers = tuple(check_layer(f"layers[{i}]", layer) for i, layer in enumerate(self.layers))
-        super().__post_init__()
-
-    def __call__(self, x: Array) -> Array:
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-    @nn.nowrap
-    def kernel(self, x1: Array, x2: Array | None = None) -> Kernel:
-        """The NNGP and NTK of the network as its widths go to infinity.
-
-        Pure, and traceable by `jax.jit` and `jax.grad`. Compiled layer by layer, once for layers that differ in W_std,
-        b_std and their like alone. In float64 to round-off; in float32 the tangent kernel of ReLU loses half its digits
-        between nearly parallel inputs.
-
-        Args:
-            x1: inputs, (N1, ...).
-            x2: inputs, (N2, ...); left out it is `x1`, and the diagonal is exact.
-
-        Returns:
-            Kernel(nngp, ntk), each (N1, N2), in the inputs' dtype.
-
-        Raises:
-            ValueError: when shapes do not fit, or some layer has no infinite face; the message names it.
-            TypeError: when inputs are not floating-point numbers.
-
-        Source: Lee et al. 2019, eqs S25-S29.
-        """
-        x1 = check_floating("x1", x1)
-        x2 = None if x2 is None else check_floating("x2", x2)
-        need = self.needs("vectors")
-        check_inputs(x1, x2, need)
-        edge = tile_edge(x1, need)
-        sizes = [len(x) for x in (x1, x2) if x is not None]
-        if max(sizes) <= edge or min(sizes) == 0:
-            return self._tile(x1, x2)
-        return _in_tiles(*take_apart(self, NUMBERS), x1, x2, edge)
-
-    @nn.nowrap
-    def _tile(self, x1: Array, x2: Array | None = None) -> Kernel:
-        """The kernel of all pairs at once, of inputs that have been checked."""
-        state = self.kernel_step(input_state(x1, x2, self.needs("vectors")))
-        if state.positions():
-            raise ValueError(
-                f"{_place(len(self.layers) - 1, self.layers[-1])} leaves positions {state.positions()[:2]}; "
-                "put Flatten() or GlobalAveragePool() above it"
-            )
-        return Kernel(state.nngp, state.ntk)
-
-    @nn.nowrap
-    def needs(self, above: str) -> str:
-        """What the first layer needs, from the last layer down."""
-        for i, layer in reversed(list(enumerate(self.layers))):
-            if not hasattr(layer, "needs"):
-                raise ValueError(f"{_place(i, layer)} has no infinite face; `net.apply` and the empirical kernel do")
-            above = layer.needs(above)
-        return above
-
-    @nn.nowrap
-    def kernel_step(self, state: State) -> State:
-        """The layers' steps, from the first up."""
-        for i, layer in enumerate(self.layers):
-            if not state.gaussian and getattr(layer, "nonlinear", False):
-                raise ValueError(
-                    f"{_place(i, layer)} has no infinite face, because its input is not Gaussian: a nonlinearity must "
-                    "follow a layer with weights. Put a Dense before it, or use the empirical kernel"
-                )
-            state = _step(*take_apart(layer, NUMBERS), state)
-        return state
-
-
-# One program for all layers, or networks, that differ in W_std, b_std and their like alone. Each layer has its own: the
-# time in which many are compiled together grows as their number squared, and a hundred of ReLU take minutes.
-@partial(jax.jit, static_argnames="layer")
-def _step(layer: Parts, numbers: list, state: State) -> State:
-    """The step of a layer that was taken apart."""
-    return layer.restored(iter(numbers)).kernel_step(state)
-
-
-@partial(jax.jit, static_argnames=("net", "edge"))
-def _in_tiles(net: Parts, numbers: list, x1: Array, x2: Array | None, edge: int) -> Kernel:
-    """The kernel of a network that was taken apart, tile by tile."""
-    return in_tiles(net.restored(iter(numbers))._tile, x1, x2, edge)
-
-
 def weigh(layer: Any, x: Array, shape: tuple[int, ...], product: Any) -> Array:
     """h = x W + b of a layer with the fields of Dense, whose weights ω have `shape` and act on x by `product(ω)`."""
     standard = layer.parameterization == "standard"
@@ -282,22 +157,3 @@ def _check_vectors(x: Array) -> Array:
     if x.ndim != 2:
         raise ValueError(f"Dense needs `x` of shape (N, n), got {x.shape}; images need Flatten() before it")
     return x
-
-
-def check_layer(name: str, layer: Any) -> Any:
-    """The layer, as an instance of its own, or an error that names the argument."""
-    if isinstance(layer, Activation):
-        return layer
-    if isinstance(layer, nn.Module):
-        return layer.clone(parent=None, name=None)
-    if isinstance(layer, type):
-        hint = f"make an instance of it, {layer.__name__}(…)"
-    elif callable(layer):
-        hint = "activation(phi) makes one of a scalar function phi"
-    else:
-        hint = "import it from lib, as in relu"
-    raise TypeError(f"`{name}` must be a layer or an activation, got {layer!r}; {hint}")
-
-
-def _place(i: int, layer: Any) -> str:
-    return f"layers[{i}] ({layer.name if isinstance(layer, Activation) else type(layer).__name__})"

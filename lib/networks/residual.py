@@ -6,7 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from lib.infinite.kernel import State
-from lib.networks.layers import Sequential, check_layer
+from lib.networks.sequential import Sequential, check_layer
 
 # What a layer may need, from the least to the most; "mean" of vectors is "vectors".
 NEEDS = ("mean", "vectors", "diagonal", "full")

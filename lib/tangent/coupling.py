@@ -11,10 +11,11 @@ from jaxtyping import Array, PyTree
 
 from lib.checks import check_examples
 from lib.networks.convolution import Conv
-from lib.networks.layers import Dense, Flatten, Sequential
+from lib.networks.layers import Dense, Flatten
 from lib.networks.normalization import LayerNorm
 from lib.networks.pooling import AveragePool, GlobalAveragePool
 from lib.networks.residual import Residual
+from lib.networks.sequential import Sequential
 from lib.tangent.apply_fn import Network, as_apply_fn, is_module
 from lib.tangent.jacobians import Batch, resized, shapes_of
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lib.checks import check_examples
-from lib.networks.layers import Dense, Sequential
+from lib.networks.layers import Dense
+from lib.networks.sequential import Sequential
 from lib.tangent.apply_fn import ApplyFn, as_apply_fn
 from lib.tangent.jacobians import check_batches, inner_products
 

@@ -25,10 +25,11 @@ from lib.networks.activations import (
 )
 from lib.networks.architectures import convolutional, fully_connected, wide_resnet
 from lib.networks.convolution import Conv
-from lib.networks.layers import Dense, Flatten, Sequential
+from lib.networks.layers import Dense, Flatten
 from lib.networks.normalization import BatchNorm
 from lib.networks.pooling import AveragePool, GlobalAveragePool
 from lib.networks.residual import Residual
+from lib.networks.sequential import Sequential
 from lib.tangent.ntk import empirical_ntk
 
 ACTIVATIONS = {"relu": relu, "erf": erf, "tanh": tanh}

@@ -14,10 +14,11 @@ from lib.infinite.kernel import input_state
 from lib.networks import convolution
 from lib.networks.activations import erf, relu
 from lib.networks.convolution import Conv
-from lib.networks.layers import Dense, Flatten, Sequential
+from lib.networks.layers import Dense, Flatten
 from lib.networks.normalization import LayerNorm
 from lib.networks.pooling import AveragePool, GlobalAveragePool
 from lib.networks.residual import Residual
+from lib.networks.sequential import Sequential
 from lib.tangent.ntk import empirical_ntk
 
 KEY = jax.random.key(0)

@@ -10,8 +10,9 @@ from tolerances import tolerance
 
 from lib.infinite.kernel import input_state
 from lib.networks.activations import relu
-from lib.networks.layers import Dense, Sequential
+from lib.networks.layers import Dense
 from lib.networks.normalization import BatchNorm, LayerNorm
+from lib.networks.sequential import Sequential
 
 
 def test_features_have_mean_0_and_variance_1():

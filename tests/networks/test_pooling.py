@@ -8,8 +8,9 @@ from oracles import images, pooled, pooled_image
 from tolerances import tolerance
 
 from lib.infinite.kernel import input_state
-from lib.networks.layers import Dense, Flatten, Sequential
+from lib.networks.layers import Dense, Flatten
 from lib.networks.pooling import AveragePool, GlobalAveragePool
+from lib.networks.sequential import Sequential
 
 # Windows and strides of which no two agree in both directions, in images that are not square either.
 POOLS = [AveragePool((2, 3), (1, 2)), AveragePool((3, 1), (2, 3)), AveragePool((1, 2))]

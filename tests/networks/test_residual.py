@@ -10,8 +10,9 @@ from tolerances import tolerance
 
 from lib.networks.activations import erf, identity, relu
 from lib.networks.convolution import Conv
-from lib.networks.layers import Dense, Flatten, Sequential
+from lib.networks.layers import Dense, Flatten
 from lib.networks.residual import Residual
+from lib.networks.sequential import Sequential
 
 
 def test_it_is_the_sum_of_its_branches():
