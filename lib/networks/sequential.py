@@ -33,7 +33,7 @@ class Sequential(nn.Module):
         >>> from lib.networks.activations import relu
         >>> from lib.networks.layers import Dense
         >>> net = Sequential((Dense(64, W_std=1.5), relu, Dense(2)))
-        >>> x = jnp.ones((3, 5))
+        >>> x = jax.numpy.ones((3, 5))
         >>> net.apply(net.init(jax.random.key(0), x), x).shape
         (3, 2)
         >>> net.kernel(x).ntk.shape
