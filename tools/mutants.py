@@ -2,8 +2,9 @@
 
 Cosmic Ray's operators make them (a + for a −, a number more or less by one, a decorator less, ...), everywhere but in
 messages and annotations; a sample of all is tried. Each is put into a copy of the repository, where the tests that
-reach its module run until one fails: first those about the module, then the others, each time with JAX's 64-bit mode on
-and then off. What is known of a fault stays in _build/mutants, so that the same call goes on where it was ended.
+reach its module run until one fails: for all faults those about the module, then for what is left the others, each time
+with JAX's 64-bit mode on and then off. What is known of a fault stays in _build/mutants, so that the same call goes on
+where it was ended.
 """
 
 import argparse
@@ -116,17 +117,17 @@ def _compiles(code: str) -> bool:
     return True
 
 
-def judge(mutant: Mutant, copy: Path, stop: Event) -> dict[str, Any]:
-    """Try a fault in a copy of the repository, and say by which tests it was noticed, if by any."""
+def judge(mutant: Mutant, stage: int, copy: Path, stop: Event) -> dict[str, Any]:
+    """Try a fault in a copy of the repository, and say by which tests of a stage it was noticed, if by any."""
     start, place = time.monotonic(), copy / mutant.module.relative_to(ROOT)
     source = place.read_text(encoding="utf-8")
     place.write_text(mutant.code(), encoding="utf-8")
     try:
-        trials = ((tests, half) for tests in stages(mutant.module, ROOT) for half in HALVES[::-1])
-        noticed = next((said for tests, half in trials if (said := _run(tests, half, copy, stop))), "")
+        tests = stages(mutant.module, ROOT)[stage]
+        noticed = next((said for half in HALVES[::-1] if (said := _run(tests, half, copy, stop))), "")
     finally:
         place.write_text(source, encoding="utf-8")
-    return {"noticed": noticed, "seconds": round(time.monotonic() - start, 1)}
+    return {"noticed": noticed, "stage": stage, "seconds": round(time.monotonic() - start, 1)}
 
 
 def _run(tests: list[Path], half: dict[str, str], copy: Path, stop: Event) -> str:
@@ -162,21 +163,23 @@ def run_all(wanted: list[Mutant], known: dict[str, Any], kept: Path, state: str)
     for worker in range(cores()):
         copies.put(_copy(PLACE / f"copy-{worker}"))
 
-    def one(mutant: Mutant) -> None:
+    def one(mutant: Mutant, stage: int) -> None:
         copy = copies.get()
         try:
-            verdict = judge(mutant, copy, stop)
+            verdict = judge(mutant, stage, copy, stop)
         finally:
             copies.put(copy)
         known[_key(mutant)] = verdict
         with kept.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": _key(mutant), "state": state} | verdict) + "\n")
-        outcome = "noticed" if verdict["noticed"] else "SURVIVES"
+        outcome = "noticed" if verdict["noticed"] else "SURVIVES" if stage else "so far"
         print(f"{outcome:<8}  {verdict['seconds']:6.1f} s  {_say(mutant)}", flush=True)
 
     with ThreadPoolExecutor(cores()) as pool:
         try:
-            list(pool.map(one, [mutant for mutant in wanted if _key(mutant) not in known]))
+            for stage in (0, 1):
+                left = [m for m in wanted if not (v := known.get(_key(m))) or not (v["noticed"] or v["stage"] >= stage)]
+                list(pool.map(one, left, [stage] * len(left)))
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
