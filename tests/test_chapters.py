@@ -73,8 +73,9 @@ def book(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(chapters, "_calibrate", lambda wanted, stop: 2.0)
     (tmp_path / "book").mkdir()
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "code.py").write_text("x = 1\n")
+    (tmp_path / "lib" / "chapter").mkdir(parents=True)
+    for used in ("claims", "other"):
+        (tmp_path / "lib" / "chapter" / f"{used}.py").write_text("x = 1\n")
     (tmp_path / "_config.yml").touch()
     return Book(tmp_path)
 
@@ -86,7 +87,8 @@ def test_a_chapter_runs_once_for_each_state_of_its_code(book, monkeypatch):
     wanted = book.write(
         "one",
         COUNT,
-        f"import os\nassert not set({list(aside)}) & set(os.environ)\nassert len(os.environ['BOOK_FINGERPRINT']) == 64",
+        "import lib.chapter.claims\nimport os",
+        f"assert not set({list(aside)}) & set(os.environ)\nassert len(os.environ['BOOK_FINGERPRINT']) == 64",
     )
     assert run(wanted)["outcome"] == "ok"
     assert run(wanted)["outcome"] == "ok"
@@ -95,15 +97,18 @@ def test_a_chapter_runs_once_for_each_state_of_its_code(book, monkeypatch):
     wanted.chapter.notebook.write_text(text.replace("# Title", "# Another title"))
     run(wanted)
     assert book.count() == 1, "prose is no reason to run again"
-    (book.root / "lib" / "code.py").write_text("x = 2\n")
+    (book.root / "lib" / "chapter" / "other.py").write_text("x = 2\n")
     run(wanted)
-    assert book.count() == 2, "the library's code is"
+    assert book.count() == 1, "nor is a file that the chapter does not use"
+    (book.root / "lib" / "chapter" / "claims.py").write_text("x = 2\n")
+    run(wanted)
+    assert book.count() == 2, "one that it uses is"
     run(wanted, again=True)
     assert book.count() == 3
     executed = json.loads(wanted.executed.read_text())
     assert "papermill" not in wanted.chapter.notebook.read_text(), "the book is never written to"
     shown = pages.with_outputs(json.loads(wanted.chapter.notebook.read_text()), executed)
-    assert [cell.get("execution_count") for cell in shown["cells"]] == [None, 1, 3, 4]
+    assert [cell.get("execution_count") for cell in shown["cells"]] == [None, 1, 3, 4, 5]
 
 
 def test_a_failed_chapter_counts_as_failed_until_its_code_changes(book, capsys):
@@ -242,7 +247,7 @@ def test_one_changed_line_of_the_library_puts_the_banner_on_the_page(book, monke
     monkeypatch.setattr(pages, "ROOT", book.root)
     cells = lambda: [cell["id"] for cell in pages.with_provenance(wanted.chapter.read(), "kept")["cells"]]
     assert "book-banner" not in cells()
-    code = book.root / "lib" / "code.py"
+    code = book.root / "lib" / "chapter" / "claims.py"
     code.write_text("# a comment computes nothing\nx = 1\n")
     assert "book-banner" not in cells()
     code.write_text("x = 2\n")

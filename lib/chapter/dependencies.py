@@ -68,7 +68,10 @@ def imported(source: str, root: Path) -> frozenset[Path]:
     """
     names = _Names(root)
     try:
-        names.visit(_parsed(source))
+        tree = _parsed(source)
+        for node in ast.walk(tree):  # first, for a function may use what is imported below it
+            names.note_import(node)
+        names.visit(tree)
     except (SyntaxError, _Unfollowed):
         return frozenset((root / "lib").rglob("*.py"))
     return frozenset(names.found)
@@ -92,15 +95,14 @@ class _Names(ast.NodeVisitor):
         self.found: set[Path] = set()
         self.modules: dict[str, str] = {}  # a module's name here: its full name
 
-    def visit_Import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            if alias.name.partition(".")[0] == "lib":
-                self.modules[alias.asname or "lib"] = alias.name if alias.asname else "lib"
-                self._add(_path(alias.name, self.root) if "." in alias.name else None)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        if node.level == 0 and (node.module or "").partition(".")[0] == "lib":
-            if any(alias.name == "*" for alias in node.names):
+    def note_import(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.partition(".")[0] == "lib":
+                    self.modules[alias.asname or "lib"] = alias.name if alias.asname else "lib"
+                    self._add(_path(alias.name, self.root) if "." in alias.name else None)
+        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").partition(".")[0] == "lib"):
+            if node.level or any(alias.name == "*" for alias in node.names):
                 raise _Unfollowed
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
@@ -119,11 +121,14 @@ class _Names(ast.NodeVisitor):
         module = self.modules[base.id]
         while len(names) > 1 and _path(f"{module}.{names[0]}", self.root):
             module, names = f"{module}.{names[0]}", names[1:]
-        self._add(_home(module, names[0], self.root))
+        home = _home(module, names[0], self.root)
+        if home is not None and home.stem == "__init__" and home == _path(f"{module}.{names[0]}", self.root):
+            raise _Unfollowed  # a package by itself, of which any name may be asked
+        self._add(home)
 
     def visit_Name(self, node: ast.Name) -> None:
         if node.id in self.modules and (path := _path(self.modules[node.id], self.root)) and path.stem == "__init__":
-            raise _Unfollowed  # a package by itself, of which any name may be asked
+            raise _Unfollowed
 
     def _add(self, path: Path | None) -> None:
         if path is not None:

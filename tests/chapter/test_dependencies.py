@@ -135,6 +135,7 @@ def house(book):
         ("from lib import h as k", "lower/two lower/three upper/alone"),
         ("import lib\ndef later():\n    return lib.h()", "lower/two lower/three upper/alone"),
         ("import lib\n# %%\nlib.f()", "upper/one"),
+        ("def later():\n    return lib.f()\nimport lib", "upper/one"),
         ("from lib import lower\nlower.deep()", "lower/three upper/alone"),
     ],
 )
@@ -144,7 +145,14 @@ def test_a_chapter_depends_on_the_files_that_it_reaches(source, files, house):
 
 
 @pytest.mark.parametrize(
-    "source", ["from lib import *", "import lib\ngetattr(lib, 'f')()", "%time x = 1", "import lib as w\nvars(w)"]
+    "source",
+    [
+        "from lib import *",
+        "import lib\ngetattr(lib, 'f')()",
+        "x = 1\n# %%\n%time x",
+        "import lib as w\nvars(w)",
+        "import lib\nx = lib.lower",
+    ],
 )
 def test_a_chapter_whose_names_nobody_can_follow_depends_on_all_files(source, house):
     assert len(house(source)) == 7

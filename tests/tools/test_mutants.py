@@ -101,9 +101,7 @@ def test_a_fault_is_tried_until_a_test_notices_and_what_is_known_is_not_tried_ag
     assert "-    return x - y\n+    return x + y" in said
     assert "1 of 2 noticed, 50.0%" in said
     kept = root / "_build" / "mutants" / "judgements.jsonl"
-    assert len(kept.read_text().splitlines()) == 4, (
-        "two faults, one tried twice, and the code as it is"
-    )
+    assert len(kept.read_text().splitlines()) == 4, "two faults, one tried twice, and the code as it is"
     mutants.main()
     assert len(kept.read_text().splitlines()) == 4
     tree(tests__test_one=test + "\n\ndef test_g():\n    assert g(3, 1) == 2\n")
