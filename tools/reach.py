@@ -5,12 +5,14 @@ from pathlib import Path
 from lib.chapter.dependencies import imported
 
 ROOT = Path(__file__).resolve().parents[1]
+BUILT = ("test_chapters", "test_site")  # tests of what is built, and not of the library
 
 
 def stages(module: Path, root: Path = ROOT) -> list[list[Path]]:
     """Files for pytest, those first that are about the module: `test_<module>.py` in any folder, and its doctests."""
     imports = lambda file: imported(file.read_text(encoding="utf-8"), root)
-    library, tests = sorted((root / "lib").rglob("*.py")), sorted((root / "tests").rglob("test_*.py"))
+    library = sorted((root / "lib").rglob("*.py"))
+    tests = [test for test in sorted((root / "tests").rglob("test_*.py")) if test.stem not in BUILT]
     about = lambda file: [file, *(test for test in tests if test.stem == f"test_{_name(file)}")]
     near = [file for file in library if file != module and module in imports(file)]
     further = [part for file in near for part in about(file)]

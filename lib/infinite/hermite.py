@@ -121,7 +121,8 @@ def _is_known(
     """
     small = rounding(k.dtype)
     last = _mean(f * f, slice(-NODES, None))
-    known = (jnp.sum(_unresolved(f), 1) <= 10 * small * _size(square)) & (last <= small * square)
+    resolved = jnp.sum(_unresolved(f), 1) <= 10 * small * _size(square)
+    known = resolved & (last <= small * square) & jnp.isfinite(square)
     if len(f) == 1:
         return known
     n, m = np.arange(1, len(f)), np.arange(2)[:, None]

@@ -63,7 +63,9 @@ class Activation:
         """Eqs S26 and S29 without the weights."""
         if not self.nonlinear:
             return state
-        dual = lambda k11, k12, k22: self.dual(k11, k12, k22, *self.parameters)
+        dtype = state.nngp.dtype  # which a traced parameter of more digits leaves as it is
+        cast = [p.astype(dtype) if isinstance(p, Array) else p for p in self.parameters]
+        dual = lambda k11, k12, k22: self.dual(k11, k12, k22, *cast)
         nngp, slope = dual(*state.pair())
         variance1, variance2 = (dual(*own)[0] for own in state.own_pairs())
         return state.replace(

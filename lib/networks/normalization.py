@@ -47,7 +47,8 @@ class LayerNorm(nn.Module):
     @nn.nowrap
     def kernel_step(self, state: State) -> State:
         """In the limit of many features their mean is 0 and their variance K_pp."""
-        scale = lambda k11, k22: lax.rsqrt(k11 + self.epsilon) * lax.rsqrt(k22 + self.epsilon)
+        epsilon = jnp.asarray(self.epsilon, state.nngp.dtype)
+        scale = lambda k11, k22: lax.rsqrt(k11 + epsilon) * lax.rsqrt(k22 + epsilon)
         k11, _, k22 = state.pair()
         variance1, variance2 = (k12 * scale(k11, k22) for k11, k12, k22 in state.own_pairs())
         return state.replace(

@@ -12,7 +12,7 @@ from lib.checks import check_floating
 from lib.infinite.kernel import Kernel, State, check_inputs, input_state
 from lib.infinite.tiles import in_tiles, tile_edge
 from lib.networks.activations import Activation
-from lib.networks.parts import NUMBERS, Parts, take_apart
+from lib.networks.parts import NUMBERS, put_together, take_apart
 
 
 class Sequential(nn.Module):
@@ -124,15 +124,15 @@ class Sequential(nn.Module):
 # One program for all layers, or networks, that differ in W_std, b_std and their like alone. Each layer has its own: the
 # time in which many are compiled together grows as their number squared, and a hundred of ReLU take minutes.
 @partial(jax.jit, static_argnames="layer")
-def _step(layer: Parts, numbers: list, state: State) -> State:
+def _step(layer: Any, numbers: list, state: State) -> State:
     """The step of a layer that was taken apart."""
-    return layer.restored(iter(numbers)).kernel_step(state)
+    return put_together(layer, numbers).kernel_step(state)
 
 
 @partial(jax.jit, static_argnames=("net", "edge"))
-def _in_tiles(net: Parts, numbers: list, x1: Array, x2: Array | None, edge: int) -> Kernel:
+def _in_tiles(net: Any, numbers: list, x1: Array, x2: Array | None, edge: int) -> Kernel:
     """The kernel of a network that was taken apart, tile by tile."""
-    return in_tiles(net.restored(iter(numbers))._tile, x1, x2, edge)
+    return in_tiles(put_together(net, numbers)._tile, x1, x2, edge)
 
 
 def check_layer(name: str, layer: Any) -> Any:

@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 from jax.tree_util import Partial
 
-from lib.networks.parts import Parts, take_apart
+from lib.networks.parts import Parts, put_together, take_apart
 
 ApplyFn = Callable[[Any, Any], Any]
 Network = nn.Module | ApplyFn
@@ -65,7 +65,7 @@ class _Call:
 
     def __call__(self, *arguments: Any) -> Any:
         *arrays, params, x = arguments
-        net = self.network.restored(iter(arrays)) if isinstance(self.network, Parts) else self.network
+        net = put_together(self.network, arrays)
         if not isinstance(net, nn.Module):
             return net(params, x)
         if isinstance(params, Mapping) and (other := sorted(set(params) - {"params"})):

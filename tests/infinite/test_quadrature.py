@@ -147,3 +147,14 @@ def test_ordinary_pairs_wait_for_no_other():
     alone = dual_by_quadrature(jnp.ones(()), jnp.ones(()) / 2, jnp.ones(()), jnp.tanh)
     for all_of_them, one in zip(mapped, alone, strict=True):
         np.testing.assert_allclose(all_of_them, jnp.full_like(k, one), rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("phi", "k", "rho"),
+    [(jnp.exp, 20.0, 0.5), (jnp.exp, 20.0, 0.0), (jnp.exp, 30.0, -0.3), (lambda u: u**8, 1e4, 0.0)],
+    ids=["exp", "exp, uncorrelated", "exp, negative", "eighth power"],
+)
+def test_what_is_too_large_to_be_squared_is_not_zero(phi, k, rho):
+    """In single precision E[φ²] overflows where E[φ(u) φ(v)] need not."""
+    k = jnp.float32(k)
+    assert np.isnan(dual_by_quadrature(k, rho * k, k, phi)[0])
