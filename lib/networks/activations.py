@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -152,16 +151,20 @@ class _Public(NamedTuple):
     name: str
 
 
+# Where functions of activations are found by name, whatever they are called inside.
+PUBLIC = {module.__name__: module for module in (jnp, jax.nn, jax.scipy.special, duals, smooth_duals)}
+
+
 def _as_public(value: Any) -> Any:
     name = getattr(value, "__name__", "")
-    for module in (jnp, jax.nn, jax.scipy.special, duals, smooth_duals):
+    for home, module in PUBLIC.items():
         if getattr(module, name, None) is value:
-            return _Public(module.__name__, name)
+            return _Public(home, name)
     return value
 
 
 def _restored(name: str, *parts: Any) -> Activation:
-    found = (getattr(import_module(p.module), p.name) if isinstance(p, _Public) else p for p in parts)
+    found = (getattr(PUBLIC[p.module], p.name) if isinstance(p, _Public) else p for p in parts)
     function, dual, *parameters = found
     return Activation(name, function, dual, tuple(parameters))
 
