@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from lib.infinite.duals import normalized
 from lib.infinite.hermite import REACH, Orders, derivatives, highest, rounding
 
 # Nodes of a panel beside v = 0, and of one beyond: of a coarse rule, and of a fine one.
-NODES = ((42, 32), (56, 40))
+NODES = ((56, 32), (72, 40))
+# How many times denser than a Gaussian's own width nodes may become.
+DENSEST = 1e5
 
 
 def replace_hard(
@@ -25,7 +29,7 @@ def replace_hard(
 ) -> Float[Array, "orders ..."]:
     """`value`, and E[φ⁽ⁱ⁾(u) φ⁽ʲ⁾(v)] by quadrature in the plane where `hard`; NaN where that is not known to 1e-6.
 
-    It takes the time of 70,000 values of φ a pair, and none for pairs that are not hard.
+    It takes the time of 100,000 values of φ a pair, and none for pairs that are not hard.
 
     Args:
         phi: scalar → scalar.
@@ -59,26 +63,36 @@ def replace_hard(
 def _expectations(
     phi: Callable, orders: Orders, k11: Array, k12: Array, k22: Array, rule: Array
 ) -> Float[Array, " orders"]:
-    """E[f(u) E[g(v) | u]] with v | u ~ N(k12/k11 u, k22 − k12²/k11), by one-dimensional rules within each other."""
+    """E[f(u) E[g(v) | u]] with v | u ~ N(k12/k11 u, k22 − k12²/k11), by one-dimensional rules within each other.
+
+    As u serves the one of larger variance: so g(v) changes, where v follows u, no faster with u than f does. It does
+    within deviation/ratio of u = 0 where g has a kink there, and nodes become as dense.
+    """
     order, (i, j) = highest(orders), np.transpose(orders)
-    ratio = k12 / k11
-    deviation = jnp.sqrt(jnp.maximum((k22 - k12) + ratio * (k11 - k12), 0))
-    u, w = _gaussian_rule(jnp.zeros_like(k11), jnp.sqrt(k11), rule)
+    i, j = jnp.where(k22 > k11, np.stack([j, i]), np.stack([i, j]))
+    k11, k22 = jnp.maximum(k11, k22), jnp.minimum(k11, k22)
+    norm, k, s1, s2 = normalized(k11, k12, k22)
+    root, ratio = jnp.sqrt(k11), k12 / k11
+    deviation = jnp.sqrt(jnp.maximum(norm - k, 0)) * jnp.sqrt(jnp.maximum(norm + k, 0)) * (s1 / root) * s2
+    follows = abs(ratio) * root
+    tiny = jnp.finfo(root.dtype).tiny ** 0.5
+    u, w = _gaussian_rule(jnp.zeros_like(k11), root, rule, follows / jnp.maximum(deviation, follows / DENSEST + tiny))
     v, w_given_u = _gaussian_rule((ratio * u)[:, None], deviation, rule)
     given_u = jnp.sum(w_given_u * derivatives(phi, order, v), -1)
     return jnp.sum(w * derivatives(phi, order, u)[i] * given_u[j], -1)
 
 
-def _gaussian_rule(mean: Array, deviation: Array, rule: Array) -> tuple[Array, Array]:
-    """Nodes v and weights of N(mean, deviation²), (..., n): fine around v = 0, on the scale of φ itself.
+def _gaussian_rule(mean: Array, deviation: Array, rule: Array, dense: Any = 1e-3) -> tuple[Array, Array]:
+    """Nodes v and weights of N(mean, deviation²), (..., n): fine around v = 0, on the scale of φ itself, or finer.
 
     v = mean + deviation z. With b the z of v = 0, or the end that is nearest to it, panels are (−R, b − 1), (b − 1, b),
-    (b, b + 1) and (b + 1, R) for R = REACH. On the inner ones z = b ± (e^t − 1)/deviation, with t at Legendre's nodes.
+    (b, b + 1) and (b + 1, R) for R = REACH. On the inner ones z = b ± (e^t − 1)/scale, with t at Legendre's nodes,
+    and the scale that of φ, the deviation, or `dense` where that is more.
     """
     x, w, side, inner = rule
     tiny = jnp.finfo(mean.dtype).tiny ** 0.5
     b = jnp.clip(-mean / jnp.maximum(deviation, tiny), -REACH, REACH)
-    scale = jnp.maximum(deviation, 1e-3)
+    scale = jnp.maximum(jnp.maximum(deviation, dense), 1e-3)
     steps = jnp.expm1(jnp.log1p(scale) * x) / scale
     w_steps = w * jnp.log1p(scale) * (steps + 1 / scale)
     length = REACH - 1 - side * b  # of the outer panel; −1 where nothing is left to add

@@ -27,7 +27,7 @@ def dual_by_quadrature(k11: Array, k12: Array, k22: Array, phi: Callable) -> Pai
 
     For φ that is smooth on a scale of 1, as tanh, values and first derivatives are within 1e-6 of √(E[φ(u)²] E[φ(v)²]),
     or its like in derivatives, in float64 from variance 1e-12 to 1e8, and within a hundred roundings in float32. So
-    they are where φ has a kink at 0, as |u|, whose 𝒯̇ is within 1e-5. The result is NaN where it is not known:
+    they are where φ has a kink at 0, as |u|. The result is NaN where it is not known:
     where φ is not resolved (a kink or a jump elsewhere; sin u from a variance of 1e3 on; e^{−u²} and sharper ones at
     large and different variances), where it overflows or grows so fast that the expectation comes from beyond 12
     standard deviations, and where φ⁽ⁿ⁾ is not the derivative of φ⁽ⁿ⁻¹⁾, because that jumps: 𝒯̇ of a step, and of a kink

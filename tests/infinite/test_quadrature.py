@@ -158,3 +158,30 @@ def test_what_is_too_large_to_be_squared_is_not_zero(phi, k, rho):
     """In single precision E[φ²] overflows where E[φ(u) φ(v)] need not."""
     k = jnp.float32(k)
     assert np.isnan(dual_by_quadrature(k, rho * k, k, phi)[0])
+
+
+@pytest.mark.parametrize("phi", [jnp.abs, jax.nn.relu])
+def test_a_kink_is_known_between_nearly_parallel_inputs(phi, x64):
+    """Whose signs differ within an angle of √(1 − ρ²), which nodes on the scale of φ would not see."""
+    k11, k22 = jnp.asarray([(1.0, 1.0), (2.0, 1.0), (0.01, 1.0), (1.0, 0.01), (1e4, 1.0)]).T[..., None]
+    k12 = (1 - jnp.asarray([1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-11])) * jnp.sqrt(k11 * k22)
+    found = jax.jit(partial(dual_by_quadrature, phi=phi))(k11, k12, k22)
+    expected = duals.leaky_relu(k11, k12, k22, 0.0 if phi is jax.nn.relu else -1.0)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-8)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+
+
+def test_the_order_of_two_inputs_does_not_matter(x64):
+    """Of the most different variances, parallel and not, against the closed form of erf; NaN is rare."""
+    rng = np.random.default_rng(0)
+    k11, k22 = 10 ** rng.uniform(-12, 8, (2, 60))
+    rho = rng.choice([1, -1, 1 - 1e-3, -(1 - 1e-6), 0.99, 1 - 1e-9], 60)
+    k12 = rho * np.sqrt(k11) * np.sqrt(k22)
+    dual = jax.jit(partial(dual_by_quadrature, phi=jax.scipy.special.erf))
+    k11, k12, k22 = map(jnp.asarray, (k11, k12, k22))
+    exact = duals.erf(k11, k12, k22)
+    sizes = [np.sqrt(a * b) for a, b in zip(duals.erf(k11, k11, k11), duals.erf(k22, k22, k22), strict=True)]
+    for found in (dual(k11, k12, k22), dual(k22, k12, k11)):
+        for one, other, size in zip(found, exact, sizes, strict=True):
+            assert np.mean(np.isnan(one)) < 0.05
+            assert np.nanmax(abs(one - other) / size) < 1e-6
