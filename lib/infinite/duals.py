@@ -23,7 +23,6 @@ ARCTANGENT = (
 )
 
 
-@jax.custom_jvp
 def relu(k11: Array, k12: Array, k22: Array) -> Pair:
     """The dual of φ(u) = max(u, 0): the arc-cosine kernels of degree 1 and 0.
 
@@ -31,7 +30,7 @@ def relu(k11: Array, k12: Array, k22: Array) -> Pair:
 
     At θ = 0 the slope of 𝒯̇ is infinite on one side and minus that on the other: the ReLU tangent kernel has a kink at
     x = x′. There, and at zero vectors, where θ means nothing, the gradient of 𝒯̇ is set to 0. First derivatives are
-    finite everywhere; second ones are not, where inputs are parallel.
+    finite everywhere; second ones are not, where inputs are parallel, but of an input with itself.
 
     Args:
         k11, k12, k22: variances and covariance, broadcastable.
@@ -46,16 +45,23 @@ def relu(k11: Array, k12: Array, k22: Array) -> Pair:
 
     Source: Lee et al. 2019, eqs S13-S15; Cho & Saul 2009.
     """
+    if k11 is k12 and k12 is k22:  # of an input with itself, a linear function
+        return k11 / 2, jnp.where(jnp.isnan(k11), k11, jnp.asarray(0.5, k11.dtype))
+    return _relu(k11, k12, k22)
+
+
+@jax.custom_jvp
+def _relu(k11: Array, k12: Array, k22: Array) -> Pair:
     theta, norm_sine = _angle(k11, k12, k22)
     return (norm_sine + (jnp.pi - theta) * k12) / (2 * jnp.pi), (jnp.pi - theta) / (2 * jnp.pi)
 
 
-@relu.defjvp
+@_relu.defjvp
 def _relu_jvp(primals: tuple, tangents: tuple) -> tuple[Pair, Pair]:
     """∂𝒯/∂k12 = 𝒯̇ (Price), ∂𝒯/∂k11 = √(k22/k11) sin θ / 4π, ∂θ/∂k12 = −1 / √(k11 k22) sin θ."""
     k11, k12, k22 = primals
     d11, d12, d22 = tangents
-    t, t_dot = relu(k11, k12, k22)
+    t, t_dot = _relu(k11, k12, k22)
     _, norm_sine = _angle(k11, k12, k22)
     stretch = divide(d11, k11) + divide(d22, k22)
     slope_t = t_dot * d12 + norm_sine * stretch / (4 * jnp.pi)

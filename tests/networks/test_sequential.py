@@ -175,3 +175,14 @@ def test_what_is_no_layer_is_refused_with_a_hint():
         Sequential((Flatten, Dense(3)))
     with pytest.raises(TypeError, match=r"`layers` must be a sequence of layers, got Dense"):
         Sequential(Dense(3))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_second_derivatives_of_relu_are_finite_where_inputs_are_not_parallel(depth, x64):
+    """The variances of deeper layers are those of an input with itself: linear, and no kink of the angle."""
+    x, y = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.5]]), jnp.array([[0.3, 0.4, 1.0]])
+    layers = lambda sigma: [layer for _ in range(depth) for layer in (Dense(4, sigma, 0.2), relu)] + [Dense(1)]
+    total = lambda sigma: sum(jnp.sum(k) for k in Sequential(layers(sigma)).kernel(x, y))
+    slope = jax.grad(total)
+    difference = (slope(1.2 + 1e-5) - slope(1.2 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.grad(slope)(1.2), difference, rtol=1e-6)
