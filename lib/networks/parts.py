@@ -65,7 +65,7 @@ def _without(value: Any, kinds: tuple[type, ...], taken: list) -> Any:
         return _TAKEN
     has_fields = isinstance(value, nn.Module) or (is_dataclass(value) and jax.tree_util.all_leaves([value]))
     is_container = not has_fields and not jax.tree_util.all_leaves([value])
-    if has_fields and not _is_of_the_library(value):
+    if float in kinds and has_fields and not _is_of_the_library(value):
         kinds = ARRAYS
     try:
         hash(value)
@@ -75,7 +75,7 @@ def _without(value: Any, kinds: tuple[type, ...], taken: list) -> Any:
                 f"`net` must be hashable, or consist of containers, arrays and what is, got {type(value).__name__}"
             ) from error
     else:
-        if float not in kinds or not (has_fields or is_container) or isinstance(value, type):
+        if float not in kinds or not (has_fields or is_container):
             return value
     kind, inner = None, value
     if has_fields:
@@ -89,5 +89,6 @@ def _without(value: Any, kinds: tuple[type, ...], taken: list) -> Any:
 def _is_of_the_library(value: Any) -> bool:
     """Whether an object with fields is of a class of ours, and so are the functions in its fields, or JAX's own."""
     home = lambda thing: getattr(thing, "__module__", "").partition(".")[0]
-    functions = [part for part in vars(value).values() if callable(part) and not isinstance(part, nn.Module)]
+    parts = [getattr(value, f.name) for f in fields(value)]
+    functions = [part for part in parts if callable(part) and not isinstance(part, nn.Module)]
     return home(type(value)) == "lib" and all(home(function) in ("lib", "jax") for function in functions)

@@ -1,5 +1,7 @@
 """A network taken apart comes back the same, and what is left of it tells networks apart that need other programs."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,13 @@ from lib import (
     wide_resnet,
 )
 from lib.networks.parts import ARRAYS, NUMBERS, put_together, take_apart
+
+
+@dataclass(slots=True)
+class Slotted:
+    array: np.ndarray
+    number: float
+
 
 NETWORKS = {
     "dense": fully_connected(6, 2, 3, erf, 1.5, 0.3),
@@ -69,6 +78,14 @@ def test_arrays_are_taken_from_what_cannot_be_hashed():
     assert layer == Dense(2, W_std=1.5)
     assert others["a"] is relu and others["b"][1] == "text"
     assert hash(rest) == hash(take_apart([Dense(2, W_std=1.5), {"a": relu, "b": (np.zeros(2), "text")}])[0])
+
+
+@pytest.mark.parametrize("kinds", [ARRAYS, NUMBERS])
+def test_fields_need_no_dictionary(kinds):
+    """Of an object of somebody else, with slots: its arrays are taken, and its numbers stay."""
+    rest, taken = take_apart([Slotted(np.ones(2), 0.5)], kinds)
+    assert [array.tolist() for array in taken] == [[1.0, 1.0]]
+    assert put_together(rest, taken)[0].number == 0.5
 
 
 def test_what_can_be_neither_taken_nor_hashed_is_named():
