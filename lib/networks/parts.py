@@ -63,7 +63,8 @@ def _without(value: Any, kinds: tuple[type, ...], taken: list) -> Any:
     if isinstance(value, kinds):
         taken.append(value)
         return _TAKEN
-    has_fields = isinstance(value, nn.Module) or (is_dataclass(value) and jax.tree_util.all_leaves([value]))
+    of_fields = is_dataclass(value) and not isinstance(value, type) and jax.tree_util.all_leaves([value])
+    has_fields = isinstance(value, nn.Module) or of_fields
     is_container = not has_fields and not jax.tree_util.all_leaves([value])
     if float in kinds and has_fields and not _is_of_the_library(value):
         kinds = ARRAYS

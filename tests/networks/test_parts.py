@@ -88,6 +88,13 @@ def test_fields_need_no_dictionary(kinds):
     assert put_together(rest, taken)[0].number == 0.5
 
 
+@pytest.mark.parametrize("kinds", [ARRAYS, NUMBERS])
+def test_a_class_among_the_fields_stays_whole(kinds):
+    rest, taken = take_apart([Slotted, Dense, (1.5, "text")], kinds)
+    assert taken == ([1.5] if kinds is NUMBERS else [])
+    assert put_together(rest, taken) == [Slotted, Dense, (1.5, "text")]
+
+
 def test_what_can_be_neither_taken_nor_hashed_is_named():
     with pytest.raises(TypeError, match=r"`net` must be hashable, or consist of .*, got bytearray"):
         take_apart((bytearray(2),))
