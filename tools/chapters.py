@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -259,12 +260,15 @@ def _wait(process: subprocess.Popen, limit: float, say: str, stop: Event) -> tup
 
 
 def _error(wanted: Run) -> str:
-    """What the chapter raised, else the end of what the runner said."""
+    """What the chapter raised, in which cell and line, else the end of what the runner said."""
     if wanted.executed.exists():
-        cells = json.loads(wanted.executed.read_text(encoding="utf-8"))["cells"]
-        for output in (output for cell in cells for output in cell.get("outputs", [])):
-            if output["output_type"] == "error":
-                return f"{output['ename']}: {output['evalue']}"
+        for cell in json.loads(wanted.executed.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                if output["output_type"] == "error":
+                    frames = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(output["traceback"]))
+                    line = re.search(r"^-+> .*", frames, re.MULTILINE)
+                    where = f"{cell.get('id')} {line[0] if line else ''}".strip()
+                    return f"{output['ename']}: {output['evalue']}\n  cell {where}"
     return wanted.receipt.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip()[-2000:]
 
 

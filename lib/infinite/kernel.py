@@ -79,6 +79,27 @@ class State(struct.PyTreeNode):
         pairs = [(_at_positions(own)[0], own, _at_positions(own)[1]) for own in batches]
         return pairs * (2 if self.same else 1)
 
+    def through(self, dual: Callable[[Array, Array, Array], tuple[Array, Array]]) -> "State":
+        """The state above a nonlinearity of this dual, (k11, k12, k22) → (𝒯, 𝒯̇): eqs S26 and S29 without the weights.
+
+        Of an input with itself the dual sees its variance alone. A compiler may round a variance that it needs in two
+        places in two ways, and of the angle between the two, the root of that difference, 𝒯̇ of ReLU is a function.
+        """
+        own1 = _within_inputs(dual, self.variance1)
+        own2 = own1 if self.same else _within_inputs(dual, self.variance2)
+        between = dual(*self.pair())
+        if self.same:
+            one = jnp.eye(between[0].shape[-1], dtype=bool)
+            between = [jnp.where(one, own[..., None], k) for own, k in zip(own1, between, strict=True)]
+        return self.replace(
+            nngp=between[0],
+            ntk=self.ntk * between[1],
+            variance1=own1[0],
+            variance2=own2[0],
+            gaussian=False,
+            fresh=False,
+        )
+
     def map(self, f: Callable[[Array], Array]) -> "State":
         """`f` of all four arrays, for what acts on positions alone."""
         variance1 = f(self.variance1)
@@ -135,6 +156,18 @@ def _at_positions(own: Array) -> tuple[Array, Array]:
         return own, own
     variance = at_equal_positions(own, 4)
     return variance[:, :, None, None], variance[None, None]
+
+
+def _within_inputs(dual: Callable, own: Array) -> list[Array]:
+    """(𝒯, 𝒯̇) of each input with itself, at one position or between two; at one, k11 is k12 is k22."""
+    v = at_equal_positions(own, own.ndim - 1)
+    at_one = dual(v, v, v)
+    if own.ndim < 5:
+        return list(at_one)
+    positions = v.shape[0] * v.shape[1]
+    one = jnp.eye(positions, dtype=bool).reshape(*own.shape[:4], 1)
+    between = dual(v[:, :, None, None], own, v)
+    return [jnp.where(one, k[:, :, None, None], k_between) for k, k_between in zip(at_one, between, strict=True)]
 
 
 def _check_input(name: str, x: Array, need: str) -> Array:

@@ -64,12 +64,7 @@ class Activation:
             return state
         dtype = state.nngp.dtype  # which a traced parameter of more digits leaves as it is
         cast = [p.astype(dtype) if isinstance(p, Array) else p for p in self.parameters]
-        dual = lambda k11, k12, k22: self.dual(k11, k12, k22, *cast)
-        nngp, slope = dual(*state.pair())
-        variance1, variance2 = (dual(*own)[0] for own in state.own_pairs())
-        return state.replace(
-            nngp=nngp, ntk=state.ntk * slope, variance1=variance1, variance2=variance2, gaussian=False, fresh=False
-        )
+        return state.through(lambda k11, k12, k22: self.dual(k11, k12, k22, *cast))
 
 
 def activation(phi: Any) -> Activation:

@@ -62,8 +62,8 @@ class Sequential(nn.Module):
         """The NNGP and NTK of the network as its widths go to infinity.
 
         Pure, and traceable by `jax.jit` and `jax.grad`. Compiled layer by layer, once for layers that differ in W_std,
-        b_std and their like alone. In float64 to round-off; in float32 the tangent kernel of ReLU loses half its digits
-        between nearly parallel inputs.
+        b_std and their like alone. To round-off, but for the tangent kernel of ReLU between inputs that are parallel or
+        nearly so, which has half the digits: 1e-8 in float64, 1e-4 in float32.
 
         Args:
             x1: inputs, (N1, ...).

@@ -10,7 +10,9 @@ from oracles import images
 from tolerances import tolerance
 
 from lib.networks.activations import activation, erf, identity, relu, tanh
+from lib.networks.convolution import Conv
 from lib.networks.layers import Dense, Flatten
+from lib.networks.pooling import GlobalAveragePool
 from lib.networks.sequential import Sequential
 
 KEY = jax.random.key(0)
@@ -23,6 +25,19 @@ def test_a_layer_in_two_places_is_two_layers():
     params = net.init(KEY, jnp.ones((1, 3)))["params"]
     omegas = [params["layers_0"]["omega"], params["layers_2"]["omega"], params["layers_3"]["layers_1"]["omega"]]
     assert len({float(omega[0, 0]) for omega in omegas}) == 3
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_diagonal_is_exact_however_the_network_is_compiled(pooled):
+    """Rounded in two ways, as a fused program may, the variance of an input leaves an angle of 1e-8 with itself."""
+    layers = (Dense(8, 2**0.5, 0.3), relu, Dense(8, 1.3, 0.2), relu, Dense(1, 1.1, 0.1))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(20, 16)))
+    if pooled:
+        layers = (Conv(8, (3, 3), W_std=2**0.5, b_std=0.3), relu, Conv(8, (3, 3)), relu, GlobalAveragePool(), Dense(1))
+        x = x.reshape(-1, 4, 4, 1)
+    net = Sequential(layers)
+    for alone, compiled in zip(net.kernel(x), jax.jit(net.kernel)(x), strict=True):
+        np.testing.assert_allclose(jnp.diag(alone), jnp.diag(compiled), rtol=8 * jnp.finfo(x.dtype).eps)
 
 
 def test_equal_and_hashed_by_value():
