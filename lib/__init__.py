@@ -3,8 +3,9 @@
 The names of this package are what the book's chapters call; each is documented where it is defined.
 """
 
-from lib.chapter.claims import Claims, glue, provenance_line, recorded
+from lib.chapter.claims import Claims, glue
 from lib.chapter.paper import paper_values
+from lib.chapter.records import provenance_line, recorded
 from lib.chapter.scales import Scales, budget
 from lib.chapter.sliders import slider
 from lib.data import DataError, load

@@ -14,9 +14,9 @@ from processes import alive
 from sphinx.errors import ExtensionError
 
 from benchmarks import chapters as costs
-from lib.chapter.claims import Recorded
 from lib.chapter.dependencies import fingerprint
 from lib.chapter.provenance import Stopwatch, origin_of_run
+from lib.chapter.records import Recorded
 from tools import chapters, pages, results
 from tools.chapters import Chapter, Run, run
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from lib.chapter.claims import recorded
+from lib.chapter.records import recorded
 from tools.chapters import Run, chapters
 
 ROOT = Path(__file__).resolve().parents[1]

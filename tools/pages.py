@@ -15,7 +15,7 @@ from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 
-from lib.chapter.claims import Recorded, measured, provenance_line, recorded
+from lib.chapter.records import Recorded, measured, provenance_line, recorded
 from tools.chapters import ROOT, Chapter, Run, chapters, run_all
 
 

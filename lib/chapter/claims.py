@@ -5,27 +5,17 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike
 
-from lib.chapter.dependencies import book_root, fingerprint
+from lib.chapter.dependencies import book_root
 from lib.chapter.provenance import Stopwatch, origin_of_run
-from lib.chapter.scales import Scales, budget, html_table
+from lib.chapter.scales import html_table
 
-__all__ = [
-    "ClaimError",
-    "Claims",
-    "Recorded",
-    "Scales",
-    "budget",
-    "claims_table",
-    "glue",
-    "provenance_line",
-    "recorded",
-]
+# What a row rests on: theory, the paper's own number, that two ways lead to one number, or an effect that must be gone.
+KINDS = ("theory", "paper", "identity", "control")
 
 
 class ClaimError(AssertionError):
@@ -74,8 +64,14 @@ class Claims:
         high: float | None = None,
         paper: float | str | None = None,
         source: str = "",
+        kind: str = "theory",
+        against: Mapping[str, ArrayLike] | None = None,
+        revised: str = "",
     ) -> None:
         """Record low ≤ value ≤ high. A failed claim raises only in `save`, so that one run shows all of them.
+
+        A claim tells right from wrong: `against` names what it excludes, and what the same statistic gives for that in
+        this run. An alternative that lies in the band fails the claim as a value outside does.
 
         Args:
             name: says what was measured; unique within the chapter.
@@ -84,27 +80,40 @@ class Claims:
             high: the band's upper end, or None. At least one end is needed: a claim that cannot fail is none.
             paper: what the paper has, or None.
             source: where the paper has it, or where the band comes from.
+            kind: what the row rests on: "theory"; the "paper", whose own number it repeats; an "identity", two ways to
+                one number; or a "control", in which an assumption is gone and the effect with it.
+            against: wrong alternatives by name, each with its number.
+            revised: why the band was set or changed after a first look; empty where it was set before the run.
 
         Raises:
-            ValueError: for a value that is not one number, a band that is missing, empty or NaN, or a repeated name.
+            ValueError: for a value that is not one number, a band that is missing, empty or NaN, a repeated name, an
+                unknown kind, or an alternative without a finite number.
         """
-        if np.size(value) != 1 or np.iscomplexobj(value):
-            raise ValueError(
-                f"`value` of {name!r} must be one real number, got shape {np.shape(value)}; reduce it first"
-            )
+        if kind not in KINDS:
+            raise ValueError(f"`kind` of {name!r} must be one of {', '.join(KINDS)}, got {kind!r}")
         if low is None and high is None:
             raise ValueError(f"{name!r} needs `low` or `high`: without a band a claim cannot fail")
-        number = float(np.asarray(value).item())
+        number = _real(f"`value` of {name!r}", value)
         low, high = (None if end is None else float(end) for end in (low, high))
         if not (-math.inf if low is None else low) <= (math.inf if high is None else high):
             raise ValueError(f"the band of {name!r} must have `low` ≤ `high`, got low={low}, high={high}")
         if any(row["name"] == name for row in self.rows):
             raise ValueError(f"{name!r} is already claimed; a `name` must be unique within a chapter")
-        holds = math.isfinite(number) and (low is None or low <= number) and (high is None or number <= high)
-        paper = paper if paper is None or isinstance(paper, str) else float(paper)
-        self.rows.append(
-            {"name": name, "value": number, "low": low, "high": high, "paper": paper, "source": source, "holds": holds}
-        )
+        instead = {wrong: _real(f"`against` of {name!r}, {wrong!r},", of) for wrong, of in (against or {}).items()}
+        if unknown := [wrong for wrong, of in instead.items() if not math.isfinite(of)]:
+            raise ValueError(f"`against` of {name!r} must be finite numbers, and is not for {', '.join(unknown)}")
+        row = {
+            "name": name,
+            "value": number,
+            "low": low,
+            "high": high,
+            "paper": paper if paper is None or isinstance(paper, str) else float(paper),
+            "source": source,
+            "kind": kind,
+            "against": instead,
+            "revised": revised,
+        }
+        self.rows.append(row | {"holds": _within(row, number) and not _admitted(row)})
 
     def save(self, **arrays: ArrayLike) -> None:
         """Write the record, and the arrays behind the figure beside it as .npz; then raise for every claim that failed.
@@ -154,67 +163,6 @@ class Claims:
         return claims_table(self.rows)
 
 
-class Recorded(NamedTuple):
-    """One run of a chapter: its claims, the arrays behind its figure, and whether today's code is what made it."""
-
-    chapter: str
-    scale: str
-    seed: int
-    claims: list[dict[str, Any]]
-    provenance: dict[str, Any]
-    arrays: dict[str, np.ndarray]
-    fresh: bool
-
-
-def recorded(chapter: str, scale: str = "paper") -> Recorded | None:
-    """The run kept in book/results for a chapter at a scale, or None where there is none."""
-    return _read(Path("book") / "results" / scale, chapter)
-
-
-def measured(chapter: str, scale: str = "quick") -> Recorded | None:
-    """The latest run on this machine of a chapter at a scale, or None where there is none."""
-    return _read(Path("_build") / "results" / scale, chapter)
-
-
-def _read(folder: Path, chapter: str) -> Recorded | None:
-    path = book_root() / folder / f"{chapter}.json"
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    arrays = {}
-    if path.with_suffix(".npz").exists():
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
-            arrays = dict(stored)
-    notebook = next((book_root() / "book").rglob(f"{chapter}.ipynb"), None)
-    return Recorded(
-        **record,
-        arrays=arrays,
-        fresh=notebook is not None and fingerprint(notebook) == record["provenance"]["fingerprint"],
-    )
-
-
-def provenance_line(provenance: Mapping[str, Any]) -> str:
-    """One line of text for the foot of a figure: commit, versions, device, dtype, seed, time and memory."""
-    commit = (provenance["commit"] or "no commit")[:10] + (" with changes" if provenance["dirty"] else "")
-    versions = ", ".join(
-        f"{name} {provenance['versions'][name]}" for name in ("jax", "flax", "optax") if name in provenance["versions"]
-    )
-    seconds, memory = provenance["wall_time"], provenance["peak_memory"]["device"] or provenance["peak_memory"]["host"]
-    time = f"{seconds['total']:.1f} s, of which {seconds['compile']:.1f} s compiling"
-    return " · ".join(
-        [
-            commit,
-            versions,
-            provenance["device"],
-            provenance["dtype"],
-            f"seed {provenance['seed']}",
-            time,
-            f"{memory / 1e9:.2g} GB" if memory else "memory unknown",
-            provenance["date"][:10],
-        ]
-    )
-
-
 def glue(name: str, value: ArrayLike | str) -> None:
     """Give a number of the run to the chapter's prose, which quotes it by {glue:text}`name:.3f`.
 
@@ -229,19 +177,47 @@ def glue(name: str, value: ArrayLike | str) -> None:
 
 def claims_table(rows: list[dict[str, Any]]) -> str:
     """The HTML table of claims, as chapters and the scorecard show it."""
-    heads = ["claim", "measured", "must be", "paper", "source", "holds"]
-    cells = [
-        [r["name"], _number(r["value"]), _band(r), _number(r["paper"]), r["source"], "yes" if r["holds"] else "NO"]
-        for r in rows
-    ]
-    return html_table("claims", heads, cells)
+    heads = ["claim", "measured", "must be", "excludes", "paper", "source", "holds"]
+    return html_table("claims", heads, [_cells(row) for row in rows])
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    band = _band(row) + (f" (revised: {row['revised']})" if row["revised"] else "")
+    excludes = _alternatives(row["against"]) or {"identity": "(an identity)", "control": "(a control)"}.get(
+        row["kind"], "–"
+    )
+    paper, verdict = _number(row["paper"]), "yes" if row["holds"] else "NO"
+    return [row["name"], _number(row["value"]), band, excludes, paper, row["source"], verdict]
+
+
+def _real(what: str, value: ArrayLike) -> float:
+    """One number as a Python float, or an error that names it."""
+    if np.size(value) != 1 or np.iscomplexobj(value):
+        raise ValueError(f"{what} must be one real number, got shape {np.shape(value)}; reduce it first")
+    return float(np.asarray(value).item())
+
+
+def _within(row: Mapping[str, Any], number: float) -> bool:
+    """Whether a number lies in the band of a row."""
+    low, high = row["low"], row["high"]
+    return math.isfinite(number) and (low is None or low <= number) and (high is None or number <= high)
+
+
+def _admitted(row: Mapping[str, Any]) -> dict[str, float]:
+    """The wrong alternatives that the band of a row does not exclude."""
+    return {wrong: of for wrong, of in row["against"].items() if _within(row, of)}
+
+
+def _alternatives(against: Mapping[str, float]) -> str:
+    return "; ".join(f"{wrong}: {_number(of)}" for wrong, of in against.items())
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
     paper = "" if row["paper"] is None else f", paper {_number(row['paper'])}"
     source = f" ({row['source']})" if row["source"] else ""
     verdict = "holds" if row["holds"] else "FAILS"
-    return f"  {verdict}  {row['name']} = {_number(row['value'])}, {_band(row)}{paper}{source}"
+    admits = f"; the band admits {_alternatives(_admitted(row))}" if _admitted(row) else ""
+    return f"  {verdict}  {row['name']} = {_number(row['value'])}, {_band(row)}{paper}{source}{admits}"
 
 
 def _band(row: Mapping[str, Any]) -> str:

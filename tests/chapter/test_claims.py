@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lib.chapter.claims import ClaimError, Claims, Scales, claims_table, glue, measured, recorded
+from lib.chapter.claims import ClaimError, Claims, claims_table, glue
 from lib.chapter.dependencies import fingerprint
+from lib.chapter.records import measured, recorded
+from lib.chapter.scales import Scales
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,35 @@ def test_a_claim_holds_inside_its_band(value, low, high, holds):
     claims = Claims("figure_0")
     claims.check("value", value, low, high)
     assert claims.rows[0]["holds"] is holds
+
+
+def test_a_claim_excludes_its_alternatives_or_fails(book):
+    claims = Claims("figure_0")
+    claims.check("both out", 1.0, 0.9, 1.1, against={"eq 13": 1.11, "untrained": 0.0})
+    claims.check("one in", 1.0, high=2.0, against={"eq 13": 1.5, "untrained": 9.0})
+    claims.check("on the edge", 1.0, high=2.0, against={"eq 13": jnp.asarray(2.0)})
+    assert [row["holds"] for row in claims.rows] == [True, False, False]
+    assert claims.rows[0]["against"] == {"eq 13": 1.11, "untrained": 0.0}
+    with pytest.raises(ClaimError, match=r"one in = 1, ≤ 2; the band admits eq 13: 1\.5"):
+        claims.save()
+
+
+def test_a_row_says_what_it_rests_on_and_whether_its_band_was_changed():
+    claims = Claims("figure_0")
+    claims.check("plain", 1.0, high=2.0)
+    claims.check("two ways", 0.0, high=1e-12, kind="identity")
+    claims.check("gone", 1.0, high=2.0, kind="control", revised="set after a trial")
+    claims.check("other", 1.0, high=2.0, kind="paper", against={"eq 13": 3})
+    assert [row["kind"] for row in claims.rows] == ["theory", "identity", "control", "paper"]
+    table = claims._repr_html_()
+    for text in ("(an identity)", "(a control)", "≤ 2 (revised: set after a trial)", "eq 13: 3", "<td>–</td>"):
+        assert text in table
+    with pytest.raises(ValueError, match="`kind` of 'new' must be one of theory, paper, identity, control, got 'law'"):
+        claims.check("new", 1.0, high=2.0, kind="law")
+    with pytest.raises(ValueError, match="`against` of 'new' must be finite numbers, and is not for eq 13, eq 14"):
+        claims.check("new", 1.0, high=2.0, against={"eq 13": np.nan, "eq 14": np.inf, "eq 15": 3})
+    with pytest.raises(ValueError, match="`against` of 'new', 'eq 13', must be one real number, got shape"):
+        claims.check("new", 1.0, high=2.0, against={"eq 13": np.ones(2)})
 
 
 def test_saving_writes_the_record_under_the_root_and_then_raises_for_every_failure(book):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from lib.chapter import provenance
-from lib.chapter.claims import provenance_line
+from lib.chapter.records import provenance_line
 
 
 def test_provenance_names_what_made_the_numbers(book, monkeypatch):
