@@ -1,5 +1,6 @@
 """One training loop: a network, its linearisation, or an ensemble of either under `vmap`."""
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -10,8 +11,9 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from lib.checks import check_examples, check_loss, check_optimizer, check_params, check_size
+from lib.programs import compiled_for, slots_of
 from lib.tangent.apply_fn import ApplyFn, Network, as_apply_fn
-from lib.training.programs import compiled_for, slots_of
+from lib.training.sittings import in_sittings, parts
 
 
 class Run(NamedTuple):
@@ -34,6 +36,8 @@ def train(
     key: Array | None = None,
     at: Iterable[SupportsIndex] = (),
     observe: Callable[[PyTree], Any] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    every: float = 600.0,
 ) -> Run:
     """Trains for a number of steps, in one compiled loop.
 
@@ -43,6 +47,10 @@ def train(
     `loss` and `observe` once, outside of any loop over seeds: another function is another program to compile, as is a
     bare function in the place of `net`. An optimiser may be made anew: one of the same numbers is the same. What a
     function closes over is read once, when it is compiled: a variable of it that changes later changes nothing.
+
+    With a `checkpoint` the run survives its process. However it was ended, the same call goes on from what was saved
+    last and returns the same numbers bit for bit, on this machine or on one like it; when nothing is left to do, at
+    once. An ensemble is then one network of stacked parameters, with its members' outputs side by side.
 
     Args:
         net: a Flax module, or any pure `apply_fn(params, x)` → (N, K), or a pytree of such.
@@ -58,6 +66,8 @@ def train(
         key: a PRNG key for the permutations, needed with `batch`.
         at: steps at which to observe, ascending; 0 is before the first update, `steps` after the last.
         observe: `observe(params)` → any pytree of arrays; left out, the outputs on `x`.
+        checkpoint: a folder of its own for this run, in which its state is kept.
+        every: seconds after which the state is saved again; it is also when the run ends or is interrupted.
 
     Returns:
         The run: final parameters, the steps observed, and the observations stacked along a first axis.
@@ -65,9 +75,9 @@ def train(
     Raises:
         ValueError: when shapes do not fit, the loss is not a number, `batch` is larger than N or comes without `key`,
             `at` does not ascend within 0 … `steps`, there are no examples, or a Flax module's variables hold more than
-            "params".
-        TypeError: when `optimizer` is not an Optax optimiser, `steps`, `batch` or one of `at` not an integer, or
-            parameters are not real floating-point numbers.
+            "params"; when `checkpoint` holds another run, whose difference it names, is damaged or in use.
+        TypeError: when `optimizer` is not an Optax optimiser, `steps`, `batch` or one of `at` not an integer,
+            parameters are not real floating-point numbers, or `checkpoint` is given under `jit` or `vmap`.
 
     Example:
         >>> line = lambda params, x: x @ params
@@ -85,35 +95,24 @@ def train(
     apply_fn, params = as_apply_fn(net), check_params("params", params)
     _check(apply_fn, params, loss, optimizer, x, y, steps, batch, key, at, observe)
     order = None if batch is None or key is None else _minibatches(key, check_examples("x", x), batch, steps)
-    loop = compiled_for(_loop, (loss, optimizer.init, optimizer.update, observe), static=("steps", "at"))
+    functions = (loss, optimizer.init, optimizer.update, observe)
+    if checkpoint is not None:
+        run = {"steps": steps, "batch": batch, "at": at, "key": key}
+        params, observed = in_sittings(functions, (apply_fn, x, y, order), params, steps, at, run, checkpoint, every)
+        return Run(params, jnp.asarray(at, int), observed)
+    loop = compiled_for(_loop, functions, static=("steps", "at"))
     params, observed = loop(apply_fn, params, x, y, order, steps=steps, at=at)
     return Run(params, jnp.asarray(at, int), observed)
 
 
 def _loop(loss, init, update, observe, apply_fn, params, x, y, order, steps, at):
-    observe = observe or (lambda theta: apply_fn(theta, x))
-
-    def objective(theta, rows):
-        x_b, y_b = (x, y) if rows is None else jax.tree.map(lambda leaf: leaf[rows], (x, y))
-        return loss(apply_fn(theta, x_b), y_b)
-
-    def record(theta, observed, slot):
-        write = lambda: jax.tree.map(lambda o, new: o.at[slot].set(new), observed, observe(theta))
-        return jax.lax.cond(slot < len(at), write, lambda: observed) if at else observed
-
-    def step(carry, now):
-        theta, state, observed = carry
-        slot, rows = now
-        observed = record(theta, observed, slot)
-        gradient = jax.grad(objective)(theta, rows)
-        updates, state = update(gradient, state, theta)
-        return (optax.apply_updates(theta, updates), state, observed), None
-
+    """All steps at once."""
+    step, record, start = parts(loss, init, update, observe, apply_fn, x, y, at)
     slots = slots_of(at, steps)
-    empty = jax.tree.map(lambda o: jnp.zeros((len(at), *o.shape), o.dtype), jax.eval_shape(observe, params))
-    carry = (params, init(params), empty)
-    (params, _, observed), _ = jax.lax.scan(step, carry, (jnp.asarray(slots[:-1]), order), length=steps)
-    return params, record(params, observed, jnp.asarray(slots[-1]))
+    carry, _ = jax.lax.scan(
+        lambda carry, now: (step(carry, *now), None), start(params), (jnp.asarray(slots[:-1]), order), length=steps
+    )
+    return record(carry, jnp.asarray(slots[-1]))
 
 
 def _is_key(key: Any) -> bool:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from lib.checks import as_array, check_floating, check_loss, check_scalar, check_symmetric, check_targets, known
-from lib.training.programs import compiled_for
+from lib.programs import compiled_for
 from lib.training.spectrum import as_matrix
 
 Loss = Callable[[Array, Array], Array]

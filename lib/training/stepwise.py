@@ -13,8 +13,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from lib.checks import check_optimizer, check_steps
+from lib.programs import compiled_for, slots_of
 from lib.training.ode import Loss, check_problem, multiplication
-from lib.training.programs import compiled_for, slots_of
 
 
 def descend(

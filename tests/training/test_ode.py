@@ -12,8 +12,8 @@ from problems import cross_entropy, half_square, random_problem
 from scipy.integrate import solve_ivp
 from scipy.special import softmax
 
+import lib.programs
 import lib.training.ode
-import lib.training.programs
 from lib import coefficients, decompose, evolve, flow, kernel_product, momentum_flow
 
 STEPS = np.array([[30.0, 0.0, 1.0], [2.5, 30.0, 300.0]])  # unsorted and repeated
@@ -128,7 +128,7 @@ def test_nothing_of_a_loss_is_kept():
         weights = jnp.linspace(1, 2, 4)[:, None]
         evolve(lambda f, y, w=weights: 0.5 * jnp.sum(w * (f - y) ** 2), theta, y, f0_x, 1.0)
         gc.collect()
-        seen.append((len(jax.live_arrays()), len(lib.training.programs._KEPT)))
+        seen.append((len(jax.live_arrays()), len(lib.programs._KEPT)))
     assert seen[1] == seen[2]
 
 

@@ -10,7 +10,7 @@ import pytest
 from networks import small_network
 from problems import cross_entropy, half_square, random_problem
 
-import lib.training.programs
+import lib.programs
 from lib import (
     Kernel,
     coefficients,
@@ -196,7 +196,7 @@ def test_nothing_of_a_loss_or_an_optimiser_is_kept():
         weights, rate = jnp.linspace(1, 2, 4)[:, None], jnp.asarray(0.1)
         descend(lambda f, y, w=weights: 0.5 * jnp.sum(w * (f - y) ** 2), theta, y, f0_x, 3, optax.sgd(rate))
         gc.collect()
-        seen.append((len(jax.live_arrays()), len(lib.training.programs._KEPT)))
+        seen.append((len(jax.live_arrays()), len(lib.programs._KEPT)))
     assert seen[1] == seen[3]
 
 

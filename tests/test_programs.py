@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lib.training import programs
-from lib.training.programs import compiled_for
+from lib import programs
+from lib.programs import compiled_for
 
 MADE = {
     "descent": lambda: optax.sgd(0.1),
