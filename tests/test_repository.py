@@ -1,6 +1,7 @@
 """House rules that a script can see, over every file of the repository."""
 
 import ast
+import inspect
 import json
 import re
 import subprocess
@@ -69,6 +70,30 @@ def test_the_library_keeps_its_hands_off_and_its_files_short(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"jax\.config|config\.update\(.jax", text), "the library leaves JAX's switches alone"
     assert text.count("\n") <= 300, "a concept is hiding"
+
+
+@pytest.mark.parametrize("path", library(), ids=name)
+def test_the_library_imports_what_it_names_as_needed_and_no_private_names(path):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.match(r"[\w-]+", need)[0] for need in project["dependencies"]}
+    pages = {"matplotlib", "IPython"} if "chapter" in path.parts else set()
+    allowed = needed - {"matplotlib", "pillow"} | {"PIL", "lib"} | pages | set(sys.stdlib_module_names)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert all(module.partition(".")[0] in allowed for module in modules), modules
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        private = [part for whole in (*modules, *names) for part in whole.split(".") if re.match("_[a-z]", part)]
+        assert not private, f"{private} belong to others"
+
+
+def test_whatever_computes_shows_an_example():
+    import lib
+
+    for public in vars(lib).values():
+        home = getattr(public, "__module__", "")
+        if inspect.isfunction(public) and not home.startswith("lib.chapter"):
+            assert "Example:" in public.__doc__, public.__name__
 
 
 def test_the_library_is_imported_without_what_few_of_its_functions_use():

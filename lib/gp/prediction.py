@@ -100,6 +100,14 @@ def ensemble(
         TypeError: when a kernel lacks a field, or an argument is not of its kind.
         ValueError: when shapes do not fit, or a kernel is not symmetric.
 
+    Example:
+        >>> from lib.training.filters import flow
+        >>> one = jnp.ones((1, 1))
+        >>> k = Kernel(nngp=one, ntk=2 * one)  # of one input with itself, or with its equal
+        >>> mean, cov = ensemble(decompose(k.ntk), flow(jnp.inf), one, k, k, k)  # what has been learnt is certain
+        >>> mean.item(), cov.item()
+        (1.0, 0.0)
+
     Source: Lee et al. 2019, eqs 14-15, for any filter.
     """
     k_xx, theta_tx, k_tt, y = _checked(
@@ -137,6 +145,14 @@ def readout_ensemble(
 
     Returns:
         Mean (..., M, K) and covariance (..., M, M).
+
+    Example:
+        >>> from lib.training.filters import flow
+        >>> one = jnp.ones((1, 1))
+        >>> k = Kernel(nngp=one, ntk=2 * one)  # of one input with itself, or with its equal
+        >>> mean, cov = readout_ensemble(decompose(k.nngp), flow(0.0), one, k, k, k)  # before training: the prior
+        >>> mean.item(), cov.item()
+        (0.0, 1.0)
 
     Source: Lee et al. 2019, eqs S22-S23, with S23's exponent corrected.
     """

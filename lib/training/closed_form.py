@@ -38,6 +38,13 @@ def coefficients(
         TypeError: when `spectrum` is not of `decompose`, `filter` no Filter, or `y` or `f0_x` hold no real numbers.
         ValueError: when shapes do not fit.
 
+    Example:
+        >>> from lib.training.filters import descent
+        >>> from lib.training.spectrum import decompose
+        >>> one = jnp.ones((1, 1))
+        >>> coefficients(decompose(2 * one), descent(0.25, 1), y=one, f0_x=0 * one).item()  # η (y − f₀), after one step
+        0.25
+
     Source: Lee et al. 2019, eq 8.
     """
     y, f0_x = check_problem(spectrum, filter, y, as_array("f0_x", f0_x))
@@ -53,6 +60,13 @@ def train_outputs(
 
     Returns:
         Outputs (..., N, K).
+
+    Example:
+        >>> from lib.training.filters import descent
+        >>> from lib.training.spectrum import decompose
+        >>> one = jnp.ones((1, 1))
+        >>> train_outputs(decompose(2 * one), descent(0.25, 2), y=one, f0_x=0 * one).item()  # 1 − (1 − 0.25 · 2)²
+        0.75
 
     Source: Lee et al. 2019, eq 9.
     """
@@ -81,6 +95,14 @@ def test_outputs(
     Raises:
         ValueError: when shapes do not fit.
 
+    Example:
+        >>> from lib.training.filters import descent
+        >>> from lib.training.spectrum import decompose
+        >>> one = jnp.ones((1, 1))
+        >>> problem = decompose(2 * one), descent(0.25, 1), one, 0 * one  # a = 0.25
+        >>> test_outputs(*problem, theta_tx=3 * one, f0_test=-one).item()
+        -0.25
+
     Source: Lee et al. 2019, eqs 10-11 (µ and γ together).
     """
     a = coefficients(spectrum, filter, y, f0_x)
@@ -105,7 +127,12 @@ test_outputs.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def kernel_product(theta: Float[Array, "m n *kk"], a: Float[Array, "*t n k"]) -> Float[Array, "*t m k"]:
-    """Θ a for a kernel (M, N), meaning Θ ⊗ I_K, or (M, N, K, K), and coefficients (..., N, K)."""
+    """Θ a for a kernel (M, N), meaning Θ ⊗ I_K, or (M, N, K, K), and coefficients (..., N, K).
+
+    Example:
+        >>> kernel_product(jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]])).item()
+        11.0
+    """
     theta, a = as_real("theta", theta), as_real("a", a)
     if theta.ndim not in (2, 4):
         raise ValueError(f"`theta` must have shape (M, N) or (M, N, K, K), got {theta.shape}")
@@ -131,6 +158,11 @@ def weight_change(net: Network, params0: PyTree, x: PyTree, a: Float[Array, "*t 
     Raises:
         ValueError: when `a` does not have the shape of the outputs, or `net` does not return (N, K).
         TypeError: when parameters or outputs are not real floating-point numbers.
+
+    Example:
+        >>> line = lambda params, x: x @ params
+        >>> weight_change(line, jnp.zeros((1, 1)), x=jnp.array([[2.0], [3.0]]), a=jnp.ones((2, 1))).item()
+        5.0
 
     Source: Lee et al. 2019, eq 8.
     """
@@ -166,6 +198,11 @@ def max_learning_rate(
         TypeError: when `theta` or `momentum` does not hold real numbers.
         ValueError: when `theta` has neither shape, or is not symmetric.
 
+    Example:
+        >>> theta = jnp.diag(jnp.array([1.0, 4.0]))
+        >>> max_learning_rate(theta).item(), max_learning_rate(theta, momentum=0.5).item()
+        (0.5, 0.75)
+
     Source: stability of the recurrences of `heavy_ball` and `nesterov`.
     """
     eigenvalues = _eigenvalues(theta)
@@ -179,6 +216,17 @@ def critical_learning_rate(theta: Float[Array, "n n *kk"]) -> Float[Array, ""]:
 
     Args:
         theta: Θ(X, X), (N, N) or (N, N, K, K).
+
+    Returns:
+        One number, infinite where no eigenvalue is above 0.
+
+    Raises:
+        TypeError: when `theta` does not hold real numbers.
+        ValueError: when `theta` has neither shape, or is not symmetric.
+
+    Example:
+        >>> critical_learning_rate(jnp.diag(jnp.array([1.0, 3.0]))).item()
+        0.5
 
     Source: Lee et al. 2019, section 2.4.
     """

@@ -1,4 +1,4 @@
-"""The linear model's training under any loss, step by step, by any linear optimiser of Optax."""
+"""The linear model's training under any loss, such as cross-entropy, by the steps of a linear optimiser of Optax."""
 
 from collections.abc import Callable
 from functools import partial
