@@ -1,6 +1,7 @@
 """The linear model's training under any loss, such as cross-entropy, in function space.
 
-An equation for the coefficients a of ω = J₀ᵀ a, in continuous time. No parameters are in sight: a step costs N²K for a kernel Θ ⊗ I_K and N²K² for a full one, however wide the network.
+An equation for the coefficients a of ω = J₀ᵀ a, in continuous time. No parameters are in sight: a step
+costs N²K for a kernel Θ ⊗ I_K and N²K² for a full one, however wide the network.
 """
 
 import inspect
