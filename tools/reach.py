@@ -12,8 +12,12 @@ def stages(module: Path, root: Path = ROOT) -> list[list[Path]]:
     """Files for pytest, those first that are about the module: `test_<module>.py` in any folder, and its doctests."""
     imports = lambda file: imported(file.read_text(encoding="utf-8"), root)
     library = sorted((root / "lib").rglob("*.py"))
+    runs = lambda file: file.stem == "__main__"  # which pytest imports for its doctests only where it is named
     tests = [test for test in sorted((root / "tests").rglob("test_*.py")) if test.stem not in BUILT]
-    about = lambda file: [file, *(test for test in tests if test.stem == f"test_{_name(file)}")]
+    about = lambda file: [
+        *([] if runs(file) else [file]),
+        *(test for test in tests if test.stem == f"test_{_name(file)}"),
+    ]
     near = [file for file in library if file != module and module in imports(file)]
     further = [part for file in near for part in about(file)]
     further += [test for test in tests if module in imports(test)]
