@@ -4,6 +4,8 @@ PYTHON ?= python3
 SCALE ?= quick
 SEEDS ?= 5
 COUNT ?= 300
+BUDGET ?=
+PLAN ?=
 SEED ?= 0
 MODULE ?=
 PORT ?= 8000
@@ -13,7 +15,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help book test test-newest environment check unit chapters times mutants site serve chapter record claims data lock clean
+.PHONY: help book test test-newest paper environment check unit chapters times mutants site serve chapter record claims data lock clean
 
 help:
 	@echo "make book                          run what has changed, build the pages, say where they are"
@@ -21,6 +23,7 @@ help:
 	@echo "make test-newest PYTHON=python3.13            the unit tests on the newest JAX, with Python 3.12 or later"
 	@echo "make serve [PORT=8000]             show the built pages at http://localhost:8000"
 	@echo "make chapter NAME=figure_3 [SCALE=paper]      run one chapter"
+	@echo "make paper [NAME=figure_3] [BUDGET=60] [PLAN=1]       the paper's own sizes, so many minutes at a time; it goes on where it was"
 	@echo "make times                         what each chapter costs, in units that a slow machine does not change"
 	@echo "make mutants [COUNT=300] [SEED=0] [MODULE=lib/data/span.py]      faults in the library, one at a time: do the tests notice?"
 	@echo "make claims [NAME=figure_3] [SEEDS=5] [SCALE=quick]      rerun over seeds and record the intervals"
@@ -84,6 +87,9 @@ serve: site
 chapter: $(INSTALLED)
 	@test -n "$(NAME)" || { echo "Which chapter? For example: make chapter NAME=figure_3"; exit 2; }
 	@$(BIN)/python -m tools.chapters $(NAME) --scale $(SCALE)
+
+paper: $(INSTALLED)
+	@$(BIN)/python -m tools.paper $(NAME) $(if $(BUDGET),--budget $(BUDGET)) $(if $(PLAN),--plan)
 
 claims: $(INSTALLED)
 	@$(BIN)/python -m tools.results intervals $(NAME) --scale $(SCALE) --seeds $(SEEDS)

@@ -9,8 +9,8 @@ from threading import Event
 
 import numpy as np
 import pytest
-import yaml
 from processes import alive
+from small_book import CLAIM, COUNT, Book
 from sphinx.errors import ExtensionError
 
 from benchmarks import chapters as costs
@@ -18,7 +18,7 @@ from lib.chapter.dependencies import fingerprint
 from lib.chapter.provenance import Stopwatch, origin_of_run
 from lib.chapter.records import Recorded
 from tools import chapters, pages, results
-from tools.chapters import Chapter, Run, run
+from tools.chapters import Run, run
 
 CHAPTERS = chapters.chapters()
 
@@ -36,36 +36,6 @@ def test_chapter_runs_and_its_claims_hold(chapter, capsys):
     assert record["claims"]
     assert all(claim["holds"] for claim in record["claims"])
     assert record["provenance"]["fingerprint"] == fingerprint(chapter.notebook)
-
-
-class Book:
-    """A small book in a folder of its own."""
-
-    def __init__(self, root):
-        self.root = root
-
-    def write(self, name, *cells, parameters=True, **metadata):
-        code = [{"id": f"cell-{i}", "source": text, "metadata": {}} for i, text in enumerate(cells)]
-        if parameters:
-            tagged = {"id": "parameters", "source": 'scale = "quick"\nseed = 0', "metadata": {"tags": ["parameters"]}}
-            code.insert(0, tagged)
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        code = [cell | {"cell_type": "code", "outputs": [], "execution_count": None} for cell in code]
-        prose = {"cell_type": "markdown", "id": "title", "source": "# Title", "metadata": {}}
-        notebook = {"cells": [prose, *code], "metadata": kernel | metadata, "nbformat": 4, "nbformat_minor": 5}
-        (self.root / "book" / f"{name}.ipynb").write_text(json.dumps(notebook))
-        listed = [{"file": f"book/{path.stem}"} for path in sorted((self.root / "book").glob("*.ipynb"))]
-        (self.root / "_toc.yml").write_text(
-            yaml.safe_dump({"format": "jb-book", "root": "book/none", "chapters": listed})
-        )
-        return Run(Chapter(self.root / "book" / f"{name}.ipynb"))
-
-    def count(self):
-        """How often a cell with COUNT has run."""
-        return len((self.root / "book" / "count").read_text().split())
-
-
-COUNT = "with open('count', 'a') as file:\n    file.write('ran ')"
 
 
 @pytest.fixture
@@ -210,12 +180,6 @@ def test_what_a_chapter_costs_is_said_in_units_that_a_slow_machine_does_not_chan
 def test_the_calibration_is_a_program_that_runs():
     assert chapters._calibrate(Run(CHAPTERS[0]), Event()) > 0
     assert chapters._calibrate(Run(CHAPTERS[0], "paper"), Event()) is None
-
-
-CLAIM = """from lib.chapter.claims import Claims
-claims = Claims('{name}', scale=scale, seed=seed)
-claims.check('one', {value}, low=0)
-claims.save()"""
 
 
 def test_results_are_kept_only_when_they_are_good_and_of_this_code(book):

@@ -4,8 +4,10 @@ python -m tools.chapters [NAME ...] [--scale quick|paper] [--seeds K] [--again]
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -18,6 +20,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+import psutil
 import yaml
 from filelock import FileLock
 
@@ -27,7 +30,9 @@ from lib.chapter.provenance import switches
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds: for one cell, and for the whole chapter, which also ends a kernel that hangs without running a cell.
-LIMITS = {"quick": (600, 1200), "paper": (6 * 3600, 12 * 3600)}
+LIMITS = {"quick": (600, 1200), "paper": (None, math.inf)}
+# Seconds that a run has to save what it has done, once it is to end.
+PATIENCE = {"quick": 0, "paper": 60}
 MEMORY = 4e9  # bytes that a chapter may take at quick scale
 # XLA compiles faster at LLVM's first level of optimisation; these runs are too short to gain from the third, its own.
 COMPILE_FAST = {"quick": ["--xla_backend_optimization_level=1"], "paper": []}
@@ -76,10 +81,17 @@ class Run(NamedTuple):
     def result(self) -> Path:
         return ROOT / "_build" / "results" / self.scale / f"{self.stem}.json"
 
+    @property
+    def kept(self) -> Path:
+        """Where a long run keeps its parts: for each state of its code and of JAX's switches a folder of its own."""
+        home = ROOT / "_build" / "paper" / self.stem
+        state = [fingerprint(self.chapter.notebook), switches(_environment(self, home))]
+        return home / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+
     def key(self) -> str:
         """What the page depends on: the chapter's fingerprint, JAX's switches, and the recorded results it shows."""
         digest = hashlib.sha256(fingerprint(self.chapter.notebook).encode())
-        digest.update(json.dumps(switches(_environment(self))).encode())
+        digest.update(json.dumps(switches(_environment(self, self.executed))).encode())
         kept = ROOT / "book" / "results"
         shown = (
             list(kept.rglob("*.json")) if self.chapter.reads_results() else list(kept.rglob(f"{self.chapter.name}.*"))
@@ -166,21 +178,12 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
         trace.unlink(missing_ok=True)
     key, partial = wanted.key(), wanted.executed.with_suffix(".partial.ipynb")
     cell_limit, limit = LIMITS[wanted.scale]
-    settings = {
-        "input_path": str(wanted.chapter.notebook),
-        "output_path": str(partial),
-        "parameters": {"scale": wanted.scale, "seed": wanted.seed} if wanted.chapter.has_parameters() else {},
-        "kernel_name": "python3",
-        "cwd": str(wanted.chapter.notebook.parent),
-        "progress_bar": False,
-        "execution_timeout": cell_limit,
-        "start_timeout": 120,
-    }
+    settings = _settings(wanted, partial) | {"execution_timeout": cell_limit}
     if sys.stdout.isatty():
         print(f"{say}  started", flush=True)
     with open(wanted.receipt.with_suffix(".log"), "wb") as log:
         process = _start(wanted, "execute.py", json.dumps(settings), log=log)
-        status, usage, elapsed = _wait(process, limit, say, stop)
+        status, usage, elapsed = _wait(process, limit, say, stop, PATIENCE[wanted.scale])
     if partial.exists():
         partial.replace(wanted.executed)
     receipt = {
@@ -201,6 +204,19 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
     return receipt
 
 
+def _settings(wanted: Run, output: Path) -> dict[str, Any]:
+    """What papermill is asked for."""
+    return {
+        "input_path": str(wanted.chapter.notebook),
+        "output_path": str(output),
+        "parameters": {"scale": wanted.scale, "seed": wanted.seed} if wanted.chapter.has_parameters() else {},
+        "kernel_name": "python3",
+        "cwd": str(wanted.chapter.notebook.parent),
+        "progress_bar": False,
+        "start_timeout": 120,
+    }
+
+
 def _calibrate(wanted: Run, stop: Event) -> float | None:
     """CPU seconds of the calibration program, beside what else runs now. Paper scale, for a GPU, has no such unit."""
     if wanted.scale != "quick":
@@ -209,11 +225,27 @@ def _calibrate(wanted: Run, stop: Event) -> float | None:
     return _seconds(usage) if status == 0 else None
 
 
-def _start(wanted: Run, program: str, *arguments: str, log: Any = subprocess.DEVNULL) -> subprocess.Popen:
+def ask(wanted: Run, answer: Path) -> dict[str, Any]:
+    """What a chapter needs, {"flops", "memory", "error"}: it runs as far as its `lib.budget`, which writes it there."""
+    settings = _settings(wanted, answer.with_name("asked.ipynb"))
+    with answer.with_suffix(".log").open("wb+") as log:
+        process = _start(wanted, "execute.py", json.dumps(settings), log=log, BOOK_PLAN=str(answer))
+        _wait(process, LIMITS["quick"][1], wanted.stem, Event())
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip().splitlines()
+    if answer.exists():
+        return json.loads(answer.read_text(encoding="utf-8")) | {"error": ""}
+    return {"flops": None, "memory": None, "error": said[-1] if said else "it says nothing of what it needs"}
+
+
+def _start(
+    wanted: Run, program: str, *arguments: str, log: Any = subprocess.DEVNULL, **variables: str
+) -> subprocess.Popen:
     """A program of this folder in a chapter's environment, in a process group of its own, to be ended as one."""
     command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
+    environment = _environment(wanted, wanted.kept) | variables
     return subprocess.Popen(
-        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=_environment(wanted), start_new_session=True
+        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
     )
 
 
@@ -221,14 +253,16 @@ def _seconds(usage: Any) -> float:
     return round(usage.ru_utime + usage.ru_stime, 2)
 
 
-def _environment(wanted: Run) -> dict[str, str]:
+def _environment(wanted: Run, kept: Path) -> dict[str, str]:
     """Ours, less what would change a chapter's numbers and whatever a user's own Jupyter and IPython would add."""
-    aside = {"PYTHONPATH", *switches(os.environ)} - {"XLA_FLAGS", "JAX_PLATFORMS"}
-    kept = {name: value for name, value in os.environ.items() if name not in aside}
+    aside = {"PYTHONPATH", "BOOK_KEPT", "BOOK_PLAN", *switches(os.environ)} - {"XLA_FLAGS", "JAX_PLATFORMS"}
+    ours = {name: value for name, value in os.environ.items() if name not in aside}
     if together(wanted.scale) > 1:  # of two on one accelerator neither may take all of its memory at its start
-        kept["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    return kept | {
-        "XLA_FLAGS": " ".join([*COMPILE_FAST[wanted.scale], kept.get("XLA_FLAGS", "")]),
+        ours["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    if wanted.scale == "paper":
+        ours["BOOK_KEPT"] = str(kept)
+    return ours | {
+        "XLA_FLAGS": " ".join([*COMPILE_FAST[wanted.scale], ours.get("XLA_FLAGS", "")]),
         "BOOK_FINGERPRINT": fingerprint(wanted.chapter.notebook),
         "IPYTHONDIR": str(ROOT / "_build" / "ipython"),
         "JUPYTER_PREFER_ENV_PATH": "1",
@@ -236,8 +270,13 @@ def _environment(wanted: Run) -> dict[str, str]:
     }
 
 
-def _wait(process: subprocess.Popen, limit: float, say: str, stop: Event) -> tuple[int, Any, float]:
-    """Exit status, resource usage and seconds of a process; shows that it lives, and ends it past the limit."""
+def _wait(
+    process: subprocess.Popen, limit: float, say: str, stop: Event, patience: float = 0
+) -> tuple[int, Any, float]:
+    """Exit status, resource usage and seconds of a process; shows that it lives, and ends it past the limit.
+
+    Interrupted ourselves, we interrupt it and leave it some seconds to save what it has done.
+    """
     start, told = time.monotonic(), 0.0
     try:
         while True:
@@ -254,9 +293,21 @@ def _wait(process: subprocess.Popen, limit: float, say: str, stop: Event) -> tup
             if stop.wait(0.2):
                 raise KeyboardInterrupt
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        if patience:
+            _interrupt(process, patience)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
+
+
+def _interrupt(process: subprocess.Popen, patience: float) -> None:
+    """Interrupt the kernels of a process, and wait for what comes of it."""
+    with contextlib.suppress(psutil.Error, subprocess.TimeoutExpired):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if any("ipykernel" in word for word in child.cmdline()):
+                child.send_signal(signal.SIGINT)
+        process.wait(patience)
 
 
 def _error(wanted: Run) -> str:

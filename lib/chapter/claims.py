@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from lib.chapter.dependencies import book_root
+from lib.chapter.keeping import Sitting
 from lib.chapter.provenance import Stopwatch, origin_of_run
 from lib.chapter.scales import html_table
 
@@ -54,7 +55,7 @@ class Claims:
             raise ValueError(f"`seed` must be a whole number ≥ 0, got {seed!r}")
         self.chapter, self.scale, self.seed = chapter, scale, seed
         self.rows: list[dict[str, Any]] = []
-        self._stopwatch = Stopwatch()
+        self._stopwatch, self._sitting = Stopwatch(), Sitting()
 
     def check(
         self,
@@ -139,7 +140,7 @@ class Claims:
             np.savez_compressed(folder / f"{stem}.npz", allow_pickle=False, **solid)
         rows = [row | {"value": row["value"] if math.isfinite(row["value"]) else None} for row in self.rows]
         record = {"chapter": self.chapter, "scale": self.scale, "seed": self.seed, "claims": rows}
-        record["provenance"] = origin_of_run(self._stopwatch, self.seed)
+        record["provenance"] = origin_of_run(self._stopwatch, self.seed) | {"sittings": self._sitting.all()}
         partial = folder / f".{stem}.{os.getpid()}.json"
         partial.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         partial.replace(folder / f"{stem}.json")

@@ -57,11 +57,13 @@ def provenance_line(provenance: Mapping[str, Any]) -> str:
     )
     seconds, memory = provenance["wall_time"], provenance["peak_memory"]["device"] or provenance["peak_memory"]["host"]
     time = f"{seconds['total']:.1f} s, of which {seconds['compile']:.1f} s compiling"
+    if len(sittings := provenance.get("sittings", [])) > 1:
+        time = f"{sum(s['seconds'] for s in sittings) / 3600:.2g} h in {len(sittings)} sittings"
     return " · ".join(
         [
             commit,
             versions,
-            provenance["device"],
+            " and ".join(dict.fromkeys([*(s["device"] for s in provenance.get("sittings", [])), provenance["device"]])),
             provenance["dtype"],
             f"seed {provenance['seed']}",
             time,

@@ -1,9 +1,12 @@
 """The two scales of a chapter, and what a run at one of them takes."""
 
 import html
+import json
 import math
+import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from lib.chapter.machine import device, device_memory
+
+
+class Planned(Exception):
+    """The chapter was to say what it needs, and not to run."""
 
 
 class Scales(Mapping[str, SimpleNamespace]):
@@ -69,6 +76,7 @@ def budget(flops: float, memory: float) -> None:
     Raises:
         ValueError: for a number that is not positive.
         MemoryError: where the device has less memory than that, before the run finds out.
+        Planned: where the book's executor asks, by the variable BOOK_PLAN, what the chapter needs and no more.
 
     Example:
         >>> budget(flops=2e9, memory=1e6)  # doctest: +ELLIPSIS
@@ -77,21 +85,17 @@ def budget(flops: float, memory: float) -> None:
     for argument, amount in (("flops", flops), ("memory", memory)):
         if not amount > 0:
             raise ValueError(f"`{argument}` must be a positive number, got {amount!r}")
-    available, rate = device_memory(), _matrix_rate()
-    has = f"{_si(available)}B" if available else "an unknown memory"
+    if "BOOK_PLAN" in os.environ:
+        Path(os.environ["BOOK_PLAN"]).write_text(json.dumps({"flops": float(flops), "memory": float(memory)}))
+        raise Planned(f"needs {in_short(flops)}flop and {in_short(memory)}B")
+    available, rate = device_memory(), matrix_rate()
+    has = f"{in_short(available)}B" if available else "an unknown memory"
     if available and memory > available:
-        needs = f"`memory`: this run needs {_si(memory)}B and {device()} has {has}"
+        needs = f"`memory`: this run needs {in_short(memory)}B and {device()} has {has}"
         raise MemoryError(f"{needs}; choose the smaller scale or a larger machine")
     seconds = flops / rate
-    about = (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.0f} h"
-    )
-    at = f"{device()}, {has}, multiplies matrices at {_si(rate)}flop/s in {jnp.result_type(float)}"
-    print(f"needs {_si(flops)}flop and {_si(memory)}B; {at}: about {'1 s' if seconds < 1 else about} at best")
+    at = f"{device()}, {has}, multiplies matrices at {in_short(rate)}flop/s in {jnp.result_type(float)}"
+    print(f"needs {in_short(flops)}flop and {in_short(memory)}B; {at}: about {about(seconds)} at best")
 
 
 def html_table(name: str, heads: list[str], rows: list[list[str]]) -> str:
@@ -105,7 +109,14 @@ def html_table(name: str, heads: list[str], rows: list[list[str]]) -> str:
     return f'<table class="dataframe {name}"><thead>{line("th", heads)}</thead><tbody>{body}</tbody></table>'
 
 
-def _matrix_rate() -> float:
+def about(seconds: float) -> str:
+    """A time in words: "12 s", "3 min", "5 h"."""
+    units = (("s", 1, 100), ("min", 60, 6000), ("h", 3600, math.inf))
+    unit, length, _ = next(unit for unit in units if seconds < unit[2])
+    return f"{max(seconds, 1) / length:.0f} {unit}"
+
+
+def matrix_rate() -> float:
     """Operations per second in a product large enough for the device, the best of three after compiling."""
     n = 1024 if jax.devices()[0].platform == "cpu" else 4096
     product, a = jax.jit(lambda a: jnp.matmul(a, a, precision="highest")), jnp.full((n, n), 0.5)
@@ -118,7 +129,7 @@ def _matrix_rate() -> float:
     return 2 * n**3 / min(times)
 
 
-def _si(amount: float) -> str:
+def in_short(amount: float) -> str:
     """A number with three digits and its SI prefix: 2.5e9 → "2.5 G"."""
     power = min(max(int(math.log10(amount) // 3), 0), 6)
     return f"{amount / 1000**power:.3g} {['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}"

@@ -8,7 +8,7 @@ from lib.chapter.scales import Scales, budget
 
 
 def test_budget_says_what_a_run_takes(capsys, monkeypatch):
-    monkeypatch.setattr(scales, "_matrix_rate", lambda: 1e10)
+    monkeypatch.setattr(scales, "matrix_rate", lambda: 1e10)
     budget(flops=3e12, memory=1e6)
     said = capsys.readouterr().out
     assert "3 Tflop and 1 MB" in said
@@ -29,7 +29,7 @@ def test_budget_says_what_a_run_takes(capsys, monkeypatch):
 )
 def test_budget_divides_operations_by_the_rate(flops, said, capsys, monkeypatch):
     """In seconds up to 100, in minutes up to 100, then in hours, at 1e10 operations a second."""
-    monkeypatch.setattr(scales, "_matrix_rate", lambda: 1e10)
+    monkeypatch.setattr(scales, "matrix_rate", lambda: 1e10)
     monkeypatch.setattr(scales, "device_memory", lambda: 8e9)
     monkeypatch.setattr(scales, "device", lambda: "a machine")
     budget(flops=flops, memory=2.5e9)
@@ -41,7 +41,7 @@ def test_the_rate_is_the_operations_of_a_product_over_its_best_time(monkeypatch)
     ticks = iter([0.0, 4.0, 10.0, 12.0, 20.0, 28.0])
     monkeypatch.setattr(scales.time, "perf_counter", lambda: next(ticks))
     n = 1024 if jax.default_backend() == "cpu" else 4096
-    assert scales._matrix_rate() == 2 * n**3 / 2.0
+    assert scales.matrix_rate() == 2 * n**3 / 2.0
 
 
 def test_a_run_that_cannot_fit_is_refused():

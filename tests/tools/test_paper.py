@@ -1,0 +1,162 @@
+"""Long runs in many sittings: planned, stopped, killed, resumed, and recorded as if nothing had happened."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from threading import Event, Thread
+
+import psutil
+import pytest
+from small_book import COUNT, Book
+
+import lib
+from lib.chapter.keeping import sittings
+from tools import chapters, paper
+from tools.chapters import run
+
+pytestmark = [pytest.mark.once, pytest.mark.timeout(600)]
+
+LONG = """import jax, jax.numpy as jnp, numpy as np, optax
+import lib
+from lib.training import sittings
+sittings.PACE = 0.01
+claims = lib.Claims('{name}', scale=scale, seed=seed)
+lib.budget(flops={flops}, memory=1e6)
+x = jnp.linspace(-1, 1, 6).reshape(3, 2)
+net = lib.fully_connected(4, 1, 1, lib.relu, 1.5, 0.1)
+loss = lambda f, y: 0.5 * jnp.sum((f - y) ** 2)
+def member(i):
+    with open('count', 'a') as file:
+        file.write(f'{{i}} ')
+    params, folder = net.init(jax.random.key(i), x), lib.checkpoint(f'training {{i}}')
+    run = lib.train(net, params, loss, optax.adam(1e-3), x, x[:, :1] ** 2, {steps}, checkpoint=folder, every=0)
+    return {{'f': net.apply(run.params, x)}}
+f = np.stack([lib.kept(f'member {{i}}', member, i)['f'] for i in range(3)])
+claims.check('mean', f.mean(), low=-10)
+claims.save(f=f)"""
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    monkeypatch.setattr(paper, "PLAN", tmp_path / "_build" / "paper" / "plan.json")
+    (tmp_path / "book").mkdir()
+    (tmp_path / "lib").symlink_to(Path(lib.__file__).parent)
+    (tmp_path / "_config.yml").touch()
+    return Book(tmp_path)
+
+
+def long_chapter(book, name="long", steps=100_000, flops=1e9):
+    return book.write(name, LONG.format(name=name, steps=steps, flops=flops))._replace(scale="paper")
+
+
+def call(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["paper", *arguments])
+    monkeypatch.setattr(os, "nice", lambda by: by)
+    status = None
+    try:
+        paper.main()
+    except SystemExit as end:
+        status = end.code
+    return status, capsys.readouterr().out
+
+
+def test_the_plan_says_what_each_chapter_needs_and_runs_none(book, monkeypatch, capsys):
+    long_chapter(book, "large", flops=2e15)
+    long_chapter(book, "small", flops=3e9)
+    book.write("other", COUNT)
+    book.write("broken", "raise ValueError('no data')", "lib.budget(flops=1, memory=1)")
+    status, said = call(monkeypatch, capsys, "--plan")
+    lines = [line.split() for line in said.splitlines() if not line.startswith("asking")]
+    assert status is None
+    assert [line[0] for line in lines] == ["chapter", "small", "large", "broken"], "the cheapest first"
+    assert lines[1][1:5] == ["3", "Gflop", "1", "MB"] and lines[1][-2:] == ["not", "begun"]
+    assert lines[2][1:3] == ["2", "Pflop"]
+    assert "no data" in " ".join(lines[3])
+    assert not (book.root / "book" / "count").exists()
+    assert "asking" not in call(monkeypatch, capsys, "--plan")[1], "asked once for each state of the code"
+    assert call(monkeypatch, capsys, "other") == ("no paper scale: other", "")
+
+
+def test_stopped_killed_and_resumed_it_leaves_the_record_of_one_sitting(book, monkeypatch):
+    """Stopped politely, killed with all its processes, run to the end: members that were done are not done again."""
+    wanted = long_chapter(book)
+    whole = run(long_chapter(book, "whole"))
+    assert whole["outcome"] == "ok"
+    (book.root / "book" / "count").unlink()
+    once = lambda after: next(iter(wanted.kept.glob(after)), None)
+    for begun, end in (
+        ("training 0/*.msgpack", "stop"),
+        ("member 0/*.msgpack", "kill"),
+        ("training 2/*.msgpack", "stop"),
+    ):
+        stop = Event()
+
+        def watch(begun=begun, end=end, stop=stop):
+            while not once(begun):
+                time.sleep(0.01)
+            if end == "stop":
+                return stop.set()
+            for child in psutil.Process().children(recursive=True):
+                child.send_signal(signal.SIGKILL)
+
+        Thread(target=watch, daemon=True).start()
+        if end == "stop":
+            with pytest.raises(KeyboardInterrupt):
+                run(wanted, stop=stop)
+        else:
+            assert run(wanted)["outcome"] == "failed"
+            wanted.receipt.unlink()
+        assert "sittings" in paper.progress(wanted)
+    assert run(wanted)["outcome"] == "ok"
+    assert paper.progress(wanted) == "done"
+    counts = (book.root / "book" / "count").read_text().split()
+    assert counts[0] == "0" and sorted(set(counts)) == ["0", "1", "2"] and counts.count("0") == 2
+    records = [json.loads(r.result.read_text()) for r in (wanted, wanted._replace(chapter=whole_chapter(book)))]
+    assert records[0]["claims"] == records[1]["claims"]
+    arrays = [r.result.with_suffix(".npz").read_bytes() for r in (wanted, wanted._replace(chapter=whole_chapter(book)))]
+    assert arrays[0] == arrays[1]
+    assert len(records[0]["provenance"]["sittings"]) == 4 == len(sittings(wanted.kept))
+    assert "in 4 sittings" in lib.provenance_line(records[0]["provenance"])
+    assert not [path for path in wanted.kept.rglob("*") if path.name.endswith(".partial")]
+
+
+def whole_chapter(book):
+    return chapters.chapters("whole")[0]
+
+
+def test_a_sitting_ends_with_its_budget_and_the_same_command_goes_on(book, monkeypatch, capsys):
+    wanted = long_chapter(book, steps=60_000_000)
+    status, said = call(monkeypatch, capsys, "--budget", "0.25")
+    assert status == 0
+    assert "The same command goes on from here." in said
+    assert not wanted.receipt.exists()
+    before = paper.progress(wanted)
+    assert "1 sittings" in before
+    assert "training 0" in before
+    long_chapter(book, steps=60_000)
+    assert call(monkeypatch, capsys)[0] == 0
+    assert call(monkeypatch, capsys, "--plan")[1].split()[-1] == "done"
+
+
+def test_a_name_of_a_part_is_asked_for_once(monkeypatch, tmp_path):
+    from lib.chapter import keeping
+
+    monkeypatch.setattr(keeping, "_asked", set())
+    assert lib.kept("one", lambda: 1.5) == lib.kept("one", lambda: 1.5), "by hand a cell may run twice"
+    monkeypatch.setenv("BOOK_FINGERPRINT", "0")
+    monkeypatch.setenv("BOOK_KEPT", str(tmp_path))
+    assert lib.kept("one", lambda x: {"a": {"b": x}}, 2.0)["a"]["b"] == 2.0
+    with pytest.raises(ValueError, match="`name` must be one that no other part of the run has, got 'one' again"):
+        lib.kept("one", lambda: 3.0)
+    monkeypatch.setattr(keeping, "_asked", set())
+    assert lib.kept("one", lambda: 3.0)["a"]["b"] == 2.0, "from the sitting before"
+    for name in ("", "../up", "a/b", ".hidden"):
+        with pytest.raises(ValueError, match="`name` must be plain text"):
+            lib.checkpoint(name)
+    for wrong in ((1, 2), [1], {"a": (1,)}, {"a": None}):
+        with pytest.raises(TypeError, match="must compute an array or a dict of arrays"):
+            lib.kept(f"wrong {len(keeping._asked)}", lambda wrong=wrong: wrong)

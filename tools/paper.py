@@ -1,0 +1,140 @@
+"""Chapters at the paper's own sizes, in as many sittings as it takes, the cheapest first and at low priority.
+
+python -m tools.paper [NAME ...] [--budget MINUTES] [--plan]
+
+A chapter keeps its parts in _build/paper as they end, and long trainings every few minutes. However a sitting ends, by
+its budget, Ctrl-C, kill -9 or the mains, the same command goes on from there: on another machine too, where
+_build/paper is copied to it.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lib import storage
+from lib.chapter.keeping import sittings
+from lib.chapter.scales import about, in_short
+from tools.chapters import ROOT, Run, ask, chapters, run
+
+PLAN = ROOT / "_build" / "paper" / "plan.json"
+
+
+class Machine(NamedTuple):
+    """What there is: operations a second in products of matrices, at best, and bytes of memory, where that is known."""
+
+    rate: float
+    memory: int | None
+
+
+def machine() -> Machine:
+    """Of this machine, measured by a process that ends: of an accelerator it would hold on to the memory."""
+    script = "from lib.chapter.scales import device_memory, matrix_rate; print(matrix_rate(), device_memory() or '')"
+    home = Path(__file__).resolve().parents[1]
+    rate, *memory = subprocess.check_output([sys.executable, "-c", script], text=True, cwd=home).split()
+    return Machine(float(rate), int(memory[0]) if memory else None)
+
+
+def with_paper_scale(*names: str) -> list[Run]:
+    """The runs at paper scale of all chapters that have one, or of those named."""
+    has = lambda chapter: chapter.has_parameters() and "lib.budget(" in "".join(map(str, chapter.read()["cells"]))
+    runs = [Run(chapter, "paper") for chapter in chapters(*names)]
+    if missing := [wanted.stem for wanted in runs if names and not has(wanted.chapter)]:
+        raise SystemExit(f"no paper scale: {', '.join(missing)}")
+    return [wanted for wanted in runs if has(wanted.chapter)]
+
+
+def needs(wanted: Run) -> dict[str, float]:
+    """Operations and memory, as the chapter itself says when it is run up to its `lib.budget`; kept for its code."""
+    known = json.loads(PLAN.read_text(encoding="utf-8")) if PLAN.exists() else {}
+    if known.get(wanted.stem, {}).get("code") != wanted.kept.name:
+        print(f"asking {wanted.stem} what it needs", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            said = ask(wanted, Path(folder) / "needs.json")
+        known[wanted.stem] = {"code": wanted.kept.name, **said}
+        storage.write_whole(PLAN, json.dumps(known, indent=1).encode())
+    return known[wanted.stem]
+
+
+def progress(wanted: Run) -> str:
+    """What is done of a run, in words."""
+    if receipt := wanted.done():
+        return "done" if receipt["outcome"] == "ok" else f"failed: {receipt['error'].splitlines()[0]}"
+    parts = [path.parent.name for path in wanted.kept.glob("*/result.msgpack")]
+    for path in wanted.kept.glob(f"*/{storage.FILE}"):
+        with contextlib.suppress(ValueError, OSError):
+            found = storage.header(path)
+            parts.append(f"{path.parent.name} {found['step'] / max(found['run']['steps'], 1):.0%}")
+    past = sittings(wanted.kept)
+    spent = f"{about(sum(s['seconds'] for s in past))} in {len(past)} sittings" if past else "not begun"
+    return "; ".join([spent, *sorted(parts)])
+
+
+def table(runs: list[Run], here: Machine) -> list[str]:
+    """The plan, a line for each run."""
+    lines = [f"{'chapter':<28} {'operations':>12} {'memory':>10} {'at best':>9}  done"]
+    for wanted in runs:
+        need = needs(wanted)
+        sizes, state = ["?", "?", "?"], need["error"]
+        if not state:
+            sizes = [f"{in_short(need['flops'])}flop", f"{in_short(need['memory'])}B", about(need["flops"] / here.rate)]
+            fits = here.memory is None or need["memory"] <= here.memory
+            state = progress(wanted) + ("" if fits else f"; too large here, where there are {in_short(here.memory)}B")
+        lines.append(f"{wanted.stem:<28} {sizes[0]:>12} {sizes[1]:>10} {sizes[2]:>9}  {state}")
+    return lines
+
+
+def sit(runs: list[Run], here: Machine, minutes: float | None) -> list[dict[str, Any]]:
+    """Run what is not done and fits, for so many minutes; returns the receipts of what failed."""
+    stop, failed = threading.Event(), []
+    timer = threading.Timer(60 * (minutes or 0), stop.set)
+    if minutes is not None:
+        timer.daemon = True
+        timer.start()
+    for i, wanted in enumerate(runs, 1):
+        say = f"{i:>3}/{len(runs)}  {wanted.stem}"
+        need = needs(wanted)
+        if here.memory is not None and not need["error"] and need["memory"] > here.memory:
+            continue  # as the plan has said
+        try:
+            receipt = run(wanted, say=say, stop=stop)
+        except KeyboardInterrupt:
+            print(f"{say}  stopped: {progress(wanted)}\nThe same command goes on from here.", flush=True)
+            if stop.is_set():
+                break
+            raise SystemExit(130) from None
+        failed += [receipt] if receipt["outcome"] != "ok" else []
+    timer.cancel()
+    return failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="chapters, by the stem of their notebook; default: all"
+    )
+    parser.add_argument(
+        "--budget", type=float, metavar="MINUTES", help="end this sitting after so long; default: never"
+    )
+    parser.add_argument("--plan", action="store_true", help="say what each chapter needs and has done, and run none")
+    wanted = parser.parse_args()
+    if wanted.budget is not None and wanted.budget <= 0:
+        parser.error(f"--budget must be a number of minutes above 0, got {wanted.budget}")
+    os.nice(19)
+    runs, here = with_paper_scale(*wanted.names), machine()
+    runs = sorted(runs, key=lambda run: needs(run)["flops"] or math.inf)
+    print("\n".join(table(runs, here)), flush=True)
+    if not wanted.plan:
+        failed = sit(runs, here, wanted.budget)
+        raise SystemExit(f"{len(failed)} failed: {', '.join(r['chapter'] for r in failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
