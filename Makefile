@@ -38,7 +38,7 @@ book: site
 # The chapters that fail here are named, with their errors, by the tests that follow.
 test: check unit
 	@$(BIN)/python -m tools.chapters || true
-	$(BIN)/python -m pytest -q tests/test_chapters.py
+	$(BIN)/python -m pytest -q tests/test_chapters.py tests/test_long_runs.py
 	@$(MAKE) --no-print-directory site
 	$(BIN)/python -m pytest -q tests/test_site.py
 	@$(BIN)/python -m benchmarks.chapters --total || true

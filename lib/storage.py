@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from filelock import FileLock, Timeout
 from flax import serialization
@@ -28,6 +29,12 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
+        partial.unlink(missing_ok=True)
+
+
+def clear(path: Path) -> None:
+    """Remove what a killed process has left of a file half written. Only for who alone writes it."""
+    for partial in path.parent.glob(f".{path.name}.*.partial"):
         partial.unlink(missing_ok=True)
 
 
@@ -94,8 +101,7 @@ class Checkpoint:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise ValueError(f"`checkpoint` {self.path.parent} is in use by another process") from error
-        for partial in self.path.parent.glob(f".{FILE}.*.partial"):  # of a process that was killed
-            partial.unlink()
+        clear(self.path)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,16 +142,19 @@ def digest(tree: PyTree) -> str:
     return total.hexdigest()[:16]
 
 
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _plain(leaf: Any) -> np.ndarray:
     """A leaf as NumPy keeps it; of a PRNG key its bits."""
-    key = jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if key else leaf)
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def _as_it_was(kept: np.ndarray, like: Any) -> jax.Array:
-    if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(kept, impl=jax.random.key_impl(like))
-    return jax.numpy.asarray(kept, like.dtype)
+    if _is_key(like):
+        return jax.random.wrap_key_data(jnp.asarray(kept), impl=jax.random.key_impl(like))
+    return jnp.asarray(kept, like.dtype)
 
 
 def _change(old: Any, new: Any) -> str:

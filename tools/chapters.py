@@ -85,13 +85,13 @@ class Run(NamedTuple):
     def kept(self) -> Path:
         """Where a long run keeps its parts: for each state of its code and of JAX's switches a folder of its own."""
         home = ROOT / "_build" / "paper" / self.stem
-        state = [fingerprint(self.chapter.notebook), switches(_environment(self, home))]
+        state = [fingerprint(self.chapter.notebook), switches(_environment(self))]
         return home / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
 
     def key(self) -> str:
         """What the page depends on: the chapter's fingerprint, JAX's switches, and the recorded results it shows."""
         digest = hashlib.sha256(fingerprint(self.chapter.notebook).encode())
-        digest.update(json.dumps(switches(_environment(self, self.executed))).encode())
+        digest.update(json.dumps(switches(_environment(self))).encode())
         kept = ROOT / "book" / "results"
         shown = (
             list(kept.rglob("*.json")) if self.chapter.reads_results() else list(kept.rglob(f"{self.chapter.name}.*"))
@@ -182,7 +182,8 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
     if sys.stdout.isatty():
         print(f"{say}  started", flush=True)
     with open(wanted.receipt.with_suffix(".log"), "wb") as log:
-        process = _start(wanted, "execute.py", json.dumps(settings), log=log)
+        keep = {"BOOK_KEPT": str(wanted.kept)} if wanted.scale == "paper" else {}
+        process = _start(wanted, "execute.py", json.dumps(settings), log=log, **keep)
         status, usage, elapsed = _wait(process, limit, say, stop, PATIENCE[wanted.scale])
     if partial.exists():
         partial.replace(wanted.executed)
@@ -197,7 +198,7 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
         "calibration": _calibrate(wanted, stop) if status == 0 else None,
         # The largest of papermill and the kernel it waited for, in kilobytes on Linux and bytes on macOS.
         "peak_memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "error": None if status == 0 else _error(wanted),
+        "error": None if status == 0 else _error(wanted) or f"it ended without a word, with exit status {status}",
         "record": _record(wanted.result),
     }
     wanted.receipt.write_text(json.dumps(receipt, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -243,7 +244,7 @@ def _start(
 ) -> subprocess.Popen:
     """A program of this folder in a chapter's environment, in a process group of its own, to be ended as one."""
     command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
-    environment = _environment(wanted, wanted.kept) | variables
+    environment = _environment(wanted) | variables
     return subprocess.Popen(
         command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
     )
@@ -253,14 +254,12 @@ def _seconds(usage: Any) -> float:
     return round(usage.ru_utime + usage.ru_stime, 2)
 
 
-def _environment(wanted: Run, kept: Path) -> dict[str, str]:
+def _environment(wanted: Run) -> dict[str, str]:
     """Ours, less what would change a chapter's numbers and whatever a user's own Jupyter and IPython would add."""
     aside = {"PYTHONPATH", "BOOK_KEPT", "BOOK_PLAN", *switches(os.environ)} - {"XLA_FLAGS", "JAX_PLATFORMS"}
     ours = {name: value for name, value in os.environ.items() if name not in aside}
     if together(wanted.scale) > 1:  # of two on one accelerator neither may take all of its memory at its start
         ours["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    if wanted.scale == "paper":
-        ours["BOOK_KEPT"] = str(kept)
     return ours | {
         "XLA_FLAGS": " ".join([*COMPILE_FAST[wanted.scale], ours.get("XLA_FLAGS", "")]),
         "BOOK_FINGERPRINT": fingerprint(wanted.chapter.notebook),

@@ -33,6 +33,9 @@ class Machine(NamedTuple):
     rate: float
     memory: int | None
 
+    def holds(self, need: dict[str, Any]) -> bool:
+        return self.memory is None or need["error"] or need["memory"] <= self.memory
+
 
 def machine() -> Machine:
     """Of this machine, measured by a process that ends: of an accelerator it would hold on to the memory."""
@@ -85,8 +88,7 @@ def table(runs: list[Run], here: Machine) -> list[str]:
         sizes, state = ["?", "?", "?"], need["error"]
         if not state:
             sizes = [f"{in_short(need['flops'])}flop", f"{in_short(need['memory'])}B", about(need["flops"] / here.rate)]
-            fits = here.memory is None or need["memory"] <= here.memory
-            state = progress(wanted) + ("" if fits else f"; too large here, where there are {in_short(here.memory)}B")
+            state = progress(wanted) + ("" if here.holds(need) else "; more memory than there is")
         lines.append(f"{wanted.stem:<28} {sizes[0]:>12} {sizes[1]:>10} {sizes[2]:>9}  {state}")
     return lines
 
@@ -100,8 +102,7 @@ def sit(runs: list[Run], here: Machine, minutes: float | None) -> list[dict[str,
         timer.start()
     for i, wanted in enumerate(runs, 1):
         say = f"{i:>3}/{len(runs)}  {wanted.stem}"
-        need = needs(wanted)
-        if here.memory is not None and not need["error"] and need["memory"] > here.memory:
+        if not here.holds(needs(wanted)):
             continue  # as the plan has said
         try:
             receipt = run(wanted, say=say, stop=stop)

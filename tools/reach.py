@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from lib.chapter.dependencies import imported
+from tools.unit import BUILT
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILT = ("test_chapters", "test_site")  # tests of what is built, and not of the library
 
 
 def stages(module: Path, root: Path = ROOT) -> list[list[Path]]:

@@ -77,7 +77,9 @@ class Sitting:
         self._before = sittings(self.path.parent) if self.path else []
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._own, self._start = {"began": began, "device": device(), "jax": jax.__version__}, time.monotonic()
+        self._noting = threading.Lock()
         if self.path:
+            storage.clear(self.path)
             self.all()
             threading.Thread(target=self._go_on, daemon=True).start()
 
@@ -85,8 +87,9 @@ class Sitting:
         """The sittings of this run, the last of them this one; none where nothing is kept."""
         if self.path is None:
             return []
-        noted = [*self._before, self._own | {"seconds": round(time.monotonic() - self._start, 1)}]
-        storage.write_whole(self.path, json.dumps(noted, indent=1).encode())
+        with self._noting:
+            noted = [*self._before, self._own | {"seconds": round(time.monotonic() - self._start, 1)}]
+            storage.write_whole(self.path, json.dumps(noted, indent=1).encode())
         return noted
 
     def _go_on(self) -> None:

@@ -75,7 +75,7 @@ def in_sittings(
     every = check_scalar("every", every, least=0)
     if not isinstance(checkpoint, str | os.PathLike):
         raise TypeError(f"`checkpoint` must be the path of a folder, got {type(checkpoint).__name__}")
-    program = lambda body: compiled_for(body, functions, static=("at",))
+    program: Any = lambda body: compiled_for(body, functions, static=("at",))
     slots = jnp.asarray(slots_of(at, steps))
     state = program(_start)(*data, params, at=at)
     lowered = program(_some).lower(*data, state, slots, 0, 0, at=at)
