@@ -9,6 +9,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
+# Of products of float32: all of its digits, or fewer and faster where the device can. On a CPU all are the same.
+PRECISIONS = ("highest", "high", "default", "float32", "tensorfloat32", "bfloat16")
+
 
 def check_size(name: str, value: Any, least: int = 1) -> int:
     """An integer of at least `least`, or an error that names the argument."""
@@ -191,6 +194,13 @@ def check_parameterization(value: Any) -> None:
     """That it is one of the two."""
     if value not in ("ntk", "standard"):
         raise ValueError(f'`parameterization` must be "ntk" or "standard", got {value!r}')
+
+
+def check_precision(value: Any) -> str:
+    """How exact a device's products of single precision are: one of JAX's names for it."""
+    if value not in PRECISIONS:
+        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {value!r}")
+    return value
 
 
 def check_floating(name: str, x: Array) -> Array:

@@ -60,6 +60,16 @@ def solved(**given):
     return lib.ntk_solve(lambda params, x: x @ params, jnp.zeros((30, 1)), x, jnp.ones((30, 1)), **given)
 
 
+def program(make):
+    """The program of a network's outputs, as text, for what computes the same on a CPU."""
+
+    def text(**given):
+        net = make(**given)
+        return jax.jit(net.apply).lower(jax.eval_shape(net.init, KEY, IMAGES), IMAGES).as_text()
+
+    return text
+
+
 def evolved(**given):
     return lib.evolve(half_square, THETA, Y, 0 * Y, jnp.array([1.0, 0.3]), **given)
 
@@ -94,11 +104,16 @@ DEFAULTS = {
     "Claims.check.high": (lambda **g: claimed(**({"low": 0.0, "high": None} | g)), None, 2.0),
     "Claims.check.paper": (claimed, None, 1.0),
     "Claims.check.source": (claimed, "", "Figure 0"),
+    "Claims.check.kind": (claimed, "theory", "control"),
+    "Claims.check.against": (claimed, {}, {"wrong": 3.0}),
+    "Claims.check.revised": (claimed, "", "why"),
     "Conv.W_std": (convolved, 1.0, 2.0),
     "Conv.b_std": (convolved, None, 0),
     "Conv.padding": (convolved, "SAME", "CIRCULAR"),
     "Conv.parameterization": (convolved, "ntk", "standard"),
     "Conv.strides": (convolved, (1, 1), (1, 2)),
+    "Conv.precision": (program(lambda **g: lib.Conv(3, (3, 3), **g)), "highest", "default"),
+    "Dense.precision": (program(lambda **g: lib.Sequential((lib.Flatten(), lib.Dense(3, **g)))), "highest", "default"),
     "Dense.W_std": (lambda **g: faces((lib.Dense(3, **g),), X), 1.0, 2.0),
     "Dense.b_std": (lambda **g: faces((lib.Dense(3, **g),), X), None, 0),
     "Dense.parameterization": (lambda **g: faces((lib.Dense(3, **g),), X), "ntk", "standard"),
@@ -117,6 +132,11 @@ DEFAULTS = {
         jnp.arange(3.0),
     ),
     "convolutional.padding": (conv_net, "SAME", "VALID"),
+    "convolutional.precision": (
+        program(lambda **g: lib.convolutional(3, 1, 2, lib.erf, 1.5, 0.1, **g)),
+        "highest",
+        "tensorfloat32",
+    ),
     "convolutional.parameterization": (conv_net, "ntk", "standard"),
     "convolutional.pooling": (conv_net, lib.GlobalAveragePool(), lib.Flatten()),
     "empirical_nngp.x2": (lambda **g: lib.empirical_nngp(FLAT, FLAT.init(KEY, X), X, **g), X, X[:2]),
@@ -133,6 +153,11 @@ DEFAULTS = {
         lambda **g: faces(lib.fully_connected(4, 1, 2, lib.erf, 1.5, 0.1, **g)),
         "ntk",
         "standard",
+    ),
+    "fully_connected.precision": (
+        program(lambda **g: lib.fully_connected(4, 1, 2, lib.erf, 1.5, 0.1, **g)),
+        "highest",
+        "bfloat16",
     ),
     "in_span.parameterization": (lambda **g: lib.in_span(np.asarray(X)[:2], **g), "ntk", "standard"),
     "kernel_in_blocks.mesh": (lambda **g: lib.kernel_in_blocks(FLAT, X, **g), ONE_DEVICE, NOTHING),
@@ -152,6 +177,8 @@ DEFAULTS = {
     "slider.start": (slid, 0, 1),
     "train.at": (trained, (), (0,)),
     "train.batch": (lambda **g: trained(key=KEY, **g), 5, 2),
+    "train.checkpoint": (trained, None, NOTHING),
+    "train.every": (trained, 600.0, NOTHING),
     "train.key": (trained, KEY, NOTHING),
     "train.observe": (lambda **g: trained(at=(0, 3), **g), lambda params: NET(params, X), lambda params: params["b"]),
     "wide_resnet.W_std": (resnet, 1.0, 2.0),
@@ -159,6 +186,7 @@ DEFAULTS = {
     "wide_resnet.blocks": (resnet, 1, 2),
     "wide_resnet.normalization": (resnet, True, False),
     "wide_resnet.outputs": (resnet, 10, 9),
+    "wide_resnet.precision": (program(lambda **g: lib.wide_resnet(2, **g)), "highest", "default"),
     "wide_resnet.parameterization": (resnet, "ntk", "standard"),
 }
 

