@@ -203,6 +203,10 @@ def test_results_are_kept_only_when_they_are_good_and_of_this_code(book):
         with pytest.raises(SystemExit, match=fault):
             results.record([wanted.chapter], "quick")
     assert json.loads(kept.read_text()) == record
+    book.write("good", CLAIM.format(name="good", value="-1"))
+    assert run(wanted._replace(scale="paper"))["outcome"] == "failed"
+    (finding,) = results.record([wanted.chapter], "paper")
+    assert not json.loads(finding.read_text())["claims"][0]["holds"], "at the paper's sizes it is a finding"
 
 
 def test_one_changed_line_of_the_library_puts_the_banner_on_the_page(book, monkeypatch):

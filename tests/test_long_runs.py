@@ -140,23 +140,3 @@ def test_a_sitting_ends_with_its_budget_and_the_same_command_goes_on(book, monke
     long_chapter(book, steps=60_000)
     assert call(monkeypatch, capsys)[0] == 0
     assert call(monkeypatch, capsys, "--plan")[1].split()[-1] == "done"
-
-
-def test_a_name_of_a_part_is_asked_for_once(monkeypatch, tmp_path):
-    from lib.chapter import keeping
-
-    monkeypatch.setattr(keeping, "_asked", set())
-    assert lib.kept("one", lambda: 1.5) == lib.kept("one", lambda: 1.5), "by hand a cell may run twice"
-    monkeypatch.setenv("BOOK_FINGERPRINT", "0")
-    monkeypatch.setenv("BOOK_KEPT", str(tmp_path))
-    assert lib.kept("one", lambda x: {"a": {"b": x}}, 2.0)["a"]["b"] == 2.0
-    with pytest.raises(ValueError, match="`name` must be one that no other part of the run has, got 'one' again"):
-        lib.kept("one", lambda: 3.0)
-    monkeypatch.setattr(keeping, "_asked", set())
-    assert lib.kept("one", lambda: 3.0)["a"]["b"] == 2.0, "from the sitting before"
-    for name in ("", "../up", "a/b", ".hidden"):
-        with pytest.raises(ValueError, match="`name` must be plain text"):
-            lib.checkpoint(name)
-    for wrong in ((1, 2), [1], {"a": (1,)}, {"a": None}):
-        with pytest.raises(TypeError, match="must compute an array or a dict of arrays"):
-            lib.kept(f"wrong {len(keeping._asked)}", lambda wrong=wrong: wrong)

@@ -258,9 +258,7 @@ def test_an_archive_that_is_not_what_its_checksum_promised(world, monkeypatch):
     made = DATASETS["mnist"]
     wrong = {name: stored._replace(sha256="0" * 64) for name, stored in made.full.arrays.items()}
     monkeypatch.setitem(DATASETS, "mnist", made._replace(full=made.full._replace(arrays=wrong)))
-    with pytest.raises(
-        DataError, match=r"train_images as it was unpacked: expected uint8 .* 0000"
-    ):
+    with pytest.raises(DataError, match=r"train_images as it was unpacked: expected uint8 .* 0000"):
         load("mnist", train=None, test=None)
     host = world("mnist")
     host.files["train-images-idx3-ubyte.gz"] = data_server.gzip.compress(b"no idx file", mtime=0)
