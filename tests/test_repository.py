@@ -205,7 +205,7 @@ def test_a_chapter_has_its_parameters_its_claims_and_captions(path):
 
 def test_the_readme_names_the_two_commands_that_ci_runs():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"^make (\w+)", readme, re.MULTILINE) == ["test", "book"]
+    assert re.findall(r"^make (\w+)", readme, re.MULTILINE)[:2] == ["test", "book"]
     assert "make test && make book" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     steps = yaml.safe_load((ROOT / ".github" / "workflows" / "cpu.yml").read_text())["jobs"]["both-commands"]["steps"]
     assert [step["run"] for step in steps if "run" in step][:2] == ["make test", "make book"]
