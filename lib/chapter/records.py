@@ -9,6 +9,9 @@ import numpy as np
 
 from lib.chapter.dependencies import book_root, fingerprint
 
+# Of a claim recorded before claims said what they exclude.
+UNSAID = {"kind": "theory", "against": {}, "revised": ""}
+
 
 class Recorded(NamedTuple):
     """One run of a chapter: its claims, the arrays behind its figure, and whether today's code is what made it."""
@@ -37,6 +40,7 @@ def _read(folder: Path, chapter: str) -> Recorded | None:
     if not path.exists():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
+    record["claims"] = [UNSAID | row for row in record["claims"]]
     arrays = {}
     if path.with_suffix(".npz").exists():
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
