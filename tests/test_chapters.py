@@ -35,6 +35,8 @@ def test_chapter_runs_and_its_claims_hold(chapter, capsys):
     record = json.loads(Run(chapter).result.read_text(encoding="utf-8"))
     assert record["claims"]
     assert all(claim["holds"] for claim in record["claims"])
+    telling = lambda claim: claim["against"] or claim["kind"] in ("identity", "control")
+    assert not [claim["name"] for claim in record["claims"] if not telling(claim)], "a claim names what it excludes"
     assert record["provenance"]["fingerprint"] == fingerprint(chapter.notebook)
 
 
