@@ -94,13 +94,20 @@ def test_products_of_the_library_keep_all_digits():
 
 
 @pytest.mark.once
-def test_products_of_a_network_are_as_precise_as_jax_is_told():
-    """The same function f is trained, linearised and has a Θ̂: its precision is its user's choice, in one place."""
-    for net, x in ((DENSE, waves(4, 3, 0.1)), (FLAT, jnp.asarray(images(3, 4, 5, 2, 0.1)))):
-        params = net.init(KEY, x)
-        assert set(precisions(net.apply, params, x)) == {None}
-        with jax.default_matmul_precision("highest"):
-            assert set(precisions(net.apply, params, x)) == {HIGHEST}
+def test_products_of_a_network_are_as_precise_as_its_layers_say():
+    """The same function f is trained, linearised and has a Θ̂: its precision is stated once, where it is declared."""
+    vectors, pictures = waves(4, 3, 0.1), jnp.asarray(images(3, 4, 5, 2, 0.1))
+    dense = partial(lib.fully_connected, 4, 1, 2, lib.erf, 1.5, 0.1)
+    conv = partial(lib.convolutional, 3, 1, 2, lib.erf, 1.5, 0.1)
+    for make, x in ((dense, vectors), (conv, pictures), (partial(lib.wide_resnet, 2), pictures)):
+        for stated, expected in (({}, HIGHEST), ({"precision": "default"}, (jax.lax.Precision.DEFAULT,) * 2)):
+            net = make(**stated)
+            params = net.init(KEY, x)
+            for level in ("bfloat16", "highest"):
+                with jax.default_matmul_precision(level):
+                    assert set(precisions(net.apply, params, x)) == {expected}
+    with pytest.raises(ValueError, match=r"`precision` must be one of highest, .*, got 'fast'"):
+        dense(precision="fast")
 
 
 def new(array):

@@ -140,7 +140,7 @@ class Claims:
             np.savez_compressed(folder / f"{stem}.npz", allow_pickle=False, **solid)
         rows = [row | {"value": row["value"] if math.isfinite(row["value"]) else None} for row in self.rows]
         record = {"chapter": self.chapter, "scale": self.scale, "seed": self.seed, "claims": rows}
-        record["provenance"] = origin_of_run(self._stopwatch, self.seed) | {"sittings": self._sitting.all()}
+        record["provenance"] = origin_of_run(self._stopwatch, self.seed) | {"sittings": self._sitting.end()}
         partial = folder / f".{stem}.{os.getpid()}.json"
         partial.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         partial.replace(folder / f"{stem}.json")

@@ -77,7 +77,7 @@ class Sitting:
         self._before = sittings(self.path.parent) if self.path else []
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._own, self._start = {"began": began, "device": device(), "jax": jax.__version__}, time.monotonic()
-        self._noting = threading.Lock()
+        self._noting, self._ended = threading.Lock(), threading.Event()
         if self.path:
             storage.clear(self.path)
             self.all()
@@ -92,9 +92,13 @@ class Sitting:
             storage.write_whole(self.path, json.dumps(noted, indent=1).encode())
         return noted
 
+    def end(self) -> list[dict[str, Any]]:
+        """`all`, for the last time."""
+        self._ended.set()
+        return self.all()
+
     def _go_on(self) -> None:
-        while True:
-            time.sleep(NOTED)
+        while not self._ended.wait(NOTED):
             self.all()
 
 

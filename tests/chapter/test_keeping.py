@@ -58,8 +58,8 @@ def test_only_arrays_are_kept(kept_in, wrong):
 
 def test_sittings_add_up(kept_in):
     (kept_in / f".{keeping.SITTINGS}.1.partial").write_text("half")
-    keeping.Sitting()
-    two = keeping.Sitting().all()
+    keeping.Sitting().end()
+    two = keeping.Sitting().end()
     assert len(two) == 2
     assert keeping.sittings(kept_in)[0] == two[0]
     assert all(sitting["seconds"] >= 0 and sitting["device"] for sitting in two)

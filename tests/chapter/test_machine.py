@@ -23,7 +23,7 @@ def test_the_library_runs_where_the_system_does_not_say_what_it_has(book):
         claims = Claims("figure_0")
         claims.check("one", 1, low=0)
         claims.save()
-        from lib.chapter.claims import measured
+        from lib.chapter.records import measured
         origin = measured("figure_0").provenance
         assert origin["peak_memory"] == {"host": None, "device": None}, origin
         print(provenance_line(origin))
