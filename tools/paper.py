@@ -76,7 +76,11 @@ def progress(wanted: Run) -> str:
             found = storage.header(path)
             parts.append(f"{path.parent.name} {found['step'] / max(found['run']['steps'], 1):.0%}")
     past = sittings(wanted.kept)
-    spent = f"{about(sum(s['seconds'] for s in past))} in {len(past)} sittings" if past else "not begun"
+    spent = (
+        f"{about(sum(s['seconds'] for s in past))} in {len(past)} sitting{'s' * (len(past) > 1)}"
+        if past
+        else "not begun"
+    )
     return "; ".join([spent, *sorted(parts)])
 
 
