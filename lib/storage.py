@@ -42,7 +42,7 @@ def clear(path: Path) -> None:
 def save(path: Path, header: Mapping[str, Any], arrays: PyTree) -> None:
     """Keep arrays, in dicts by name as deep as one likes, behind one line of JSON that can be read alone."""
     payload = serialization.msgpack_serialize(jax.tree.map(np.asarray, arrays))
-    line = json.dumps({**header, "sha256": hashlib.sha256(payload).hexdigest()})
+    line = json.dumps({**header, "sha256": _checksum(header, payload)})
     write_whole(path, line.encode() + b"\n" + payload)
 
 
@@ -64,9 +64,13 @@ def load(path: Path) -> tuple[dict[str, Any], Any]:
     """
     line, _, payload = path.read_bytes().partition(b"\n")
     found = _header(path, line)
-    if hashlib.sha256(payload).hexdigest() != found.get("sha256"):
+    if _checksum({name: value for name, value in found.items() if name != "sha256"}, payload) != found.get("sha256"):
         raise ValueError(f"{path} is damaged: its numbers are not those that were saved. Delete it to begin again")
     return found, serialization.msgpack_restore(payload)
+
+
+def _checksum(header: Mapping[str, Any], payload: bytes) -> str:
+    return hashlib.sha256(json.dumps(header).encode() + b"\n" + payload).hexdigest()
 
 
 def _header(path: Path, line: bytes) -> dict[str, Any]:

@@ -51,14 +51,22 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_names_of_what_differs(tmp
             other.load(TREE)
 
 
-@pytest.mark.parametrize("harm", ["cut", "bit", "header", "empty", "foreign"])
+@pytest.mark.parametrize("harm", ["cut", "bit", "step", "header", "empty", "foreign"])
 def test_a_damaged_file_is_never_read_as_numbers(tmp_path, harm):
     with Checkpoint(tmp_path, {}) as kept:
         kept.save(3, TREE)
         whole = kept.path.read_bytes()
         at = whole.index(b"\n") + len(whole) // 4
         flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
-        harmed = {"cut": whole[:-9], "bit": flipped, "header": whole[5:], "empty": b"", "foreign": b"[1]\nabc"}[harm]
+        step = whole.replace(b'"step": 3', b'"step": 7')
+        harmed = {
+            "step": step,
+            "cut": whole[:-9],
+            "bit": flipped,
+            "header": whole[5:],
+            "empty": b"",
+            "foreign": b"[1]\nabc",
+        }[harm]
         kept.path.write_bytes(harmed)
         with pytest.raises(ValueError, match=r"is damaged.*Delete it to begin again"):
             kept.load(TREE)

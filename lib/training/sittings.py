@@ -79,9 +79,10 @@ def in_sittings(
     slots = jnp.asarray(slots_of(at, steps))
     state = program(_start)(*data, params, at=at)
     lowered = program(_some).lower(*data, state, slots, 0, 0, at=at)
-    net, x, y, _ = data
+    net, x, y, order = data
     try:
         numbers = {"key": run["key"], "params": params, "x": x, "y": y, "the arrays of net": net}
+        numbers |= {"the order of minibatches": order, "the start of optimizer": state[1]}
         run = {**run, **{name: digest(tree) for name, tree in numbers.items()}, "at": list(at)}
     except jax.errors.TracerArrayConversionError as error:
         raise TypeError("`checkpoint` needs numbers to save, which there are none of under `jit` and `vmap`") from error
@@ -96,21 +97,23 @@ def in_sittings(
 def _to_the_end(some, data, state, slots, done, steps, kept, every) -> PyTree:
     """The state after all steps. It is saved when the time has come, and when the run ends or is interrupted."""
     saved, length, last = done, 1, time.monotonic()
+    reached = done, state  # a step and its state are one thing: an interruption may come between any two lines
     with tqdm(total=steps, initial=done, unit=" steps", disable=None) as progress:
         try:
-            while done < steps:
+            while reached[0] < steps:
+                done, state = reached
                 began, stop = time.monotonic(), min(done + length, steps)
-                state = jax.block_until_ready(some(*data, state, slots, done, stop))
+                reached = stop, jax.block_until_ready(some(*data, state, slots, done, stop))
                 progress.update(stop - done)
-                done, now = stop, time.monotonic()
+                now = time.monotonic()
                 length = max(1, int(length * min(4.0, PACE / max(now - began, 1e-9))))
                 if now - last >= every:
-                    kept.save(done, state)
-                    saved, last = done, now
+                    kept.save(*reached)
+                    saved, last = stop, now
         finally:
-            if done > saved:
-                kept.save(done, state)
-    return state
+            if reached[0] > saved:
+                kept.save(*reached)
+    return reached[1]
 
 
 def _start(loss, init, update, observe, apply_fn, x, y, order, params, at):

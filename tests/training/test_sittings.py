@@ -123,6 +123,36 @@ def test_another_run_is_refused_by_the_name_of_what_differs(tmp_path, change):
         train(*arguments, **options() | other, checkpoint=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (optax.inject_hyperparams(optax.sgd)(0.05), optax.inject_hyperparams(optax.sgd)(0.06)),
+        (optax.adagrad(0.05, initial_accumulator_value=0.1), optax.adagrad(0.05, initial_accumulator_value=0.2)),
+        *[tuple(optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(i)), optax.sgd(0.01)) for i in (0, 5))],
+    ],
+)
+def test_an_optimizer_that_starts_from_other_numbers_is_another_run(tmp_path, one, other):
+    net, params, loss, _, x, y, steps = problem()
+    train(net, params, loss, one, x, y, steps, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"which differs in .*`the start of optimizer`"):
+        train(net, params, loss, other, x, y, steps, checkpoint=tmp_path)
+
+
+def test_another_order_of_minibatches_is_another_run(tmp_path):
+    train(*problem(), **options(), checkpoint=tmp_path)
+    with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):
+        with pytest.raises(ValueError, match=r"which differs in .*`the order of minibatches`"):
+            train(*problem(), **options(), checkpoint=tmp_path)
+
+
+def test_an_interruption_between_two_lines_keeps_a_step_with_its_state(tmp_path, monkeypatch):
+    whole = train(*problem(), **options(), checkpoint=tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sittings.tqdm, "update", lambda self, n: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(*problem(), **options(), checkpoint=tmp_path / "parts")
+    same_bits(train(*problem(), **options(), checkpoint=tmp_path / "parts"), whole)
+
+
 def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(TypeError, match="`checkpoint` must be the path of a folder, got int"):
         train(*problem(), checkpoint=3)
