@@ -54,7 +54,7 @@ def with_paper_scale(*names: str) -> list[Run]:
     return [wanted for wanted in runs if has(wanted.chapter)]
 
 
-def needs(wanted: Run) -> dict[str, float]:
+def needs(wanted: Run) -> dict[str, Any]:
     """Operations and memory, as the chapter itself says when it is run up to its `lib.budget`; kept for its code."""
     known = json.loads(PLAN.read_text(encoding="utf-8")) if PLAN.exists() else {}
     if known.get(wanted.stem, {}).get("code") != wanted.kept.name:
@@ -84,11 +84,10 @@ def progress(wanted: Run) -> str:
     return "; ".join([spent, *sorted(parts)])
 
 
-def table(runs: list[Run], here: Machine) -> list[str]:
+def table(plan: dict[Run, dict[str, Any]], here: Machine) -> list[str]:
     """The plan, a line for each run."""
     lines = [f"{'chapter':<28} {'operations':>12} {'memory':>10} {'at best':>9}  done"]
-    for wanted in runs:
-        need = needs(wanted)
+    for wanted, need in plan.items():
         sizes, state = ["?", "?", "?"], need["error"]
         if not state:
             sizes = [f"{in_short(need['flops'])}flop", f"{in_short(need['memory'])}B", about(need["flops"] / here.rate)]
@@ -97,16 +96,16 @@ def table(runs: list[Run], here: Machine) -> list[str]:
     return lines
 
 
-def sit(runs: list[Run], here: Machine, minutes: float | None) -> list[dict[str, Any]]:
+def sit(plan: dict[Run, dict[str, Any]], here: Machine, minutes: float | None) -> list[dict[str, Any]]:
     """Run what is not done and fits, for so many minutes; returns the receipts of what failed."""
     stop, failed = threading.Event(), []
     timer = threading.Timer(60 * (minutes or 0), stop.set)
     if minutes is not None:
         timer.daemon = True
         timer.start()
-    for i, wanted in enumerate(runs, 1):
-        say = f"{i:>3}/{len(runs)}  {wanted.stem}"
-        if not here.holds(needs(wanted)):
+    for i, (wanted, need) in enumerate(plan.items(), 1):
+        say = f"{i:>3}/{len(plan)}  {wanted.stem}"
+        if not here.holds(need):
             continue  # as the plan has said
         try:
             receipt = run(wanted, say=say, stop=stop)
@@ -133,11 +132,11 @@ def main() -> None:
     if wanted.budget is not None and wanted.budget <= 0:
         parser.error(f"--budget must be a number of minutes above 0, got {wanted.budget}")
     os.nice(19)
-    runs, here = with_paper_scale(*wanted.names), machine()
-    runs = sorted(runs, key=lambda run: needs(run)["flops"] or math.inf)
-    print("\n".join(table(runs, here)), flush=True)
+    asked, here = {run: needs(run) for run in with_paper_scale(*wanted.names)}, machine()
+    plan = dict(sorted(asked.items(), key=lambda of: of[1]["flops"] or math.inf))
+    print("\n".join(table(plan, here)), flush=True)
     if not wanted.plan:
-        failed = sit(runs, here, wanted.budget)
+        failed = sit(plan, here, wanted.budget)
         raise SystemExit(f"{len(failed)} failed: {', '.join(r['chapter'] for r in failed)}" if failed else 0)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from lib.chapter.dependencies import book_root
 from lib.chapter.keeping import Sitting
 from lib.chapter.provenance import Stopwatch, origin_of_run
 from lib.chapter.scales import html_table
+from lib.storage import write_whole
 
 # What a row rests on: theory, the paper's own number, that two ways lead to one number, or an effect that must be gone.
 KINDS = ("theory", "paper", "identity", "control")
@@ -141,9 +141,8 @@ class Claims:
         rows = [row | {"value": row["value"] if math.isfinite(row["value"]) else None} for row in self.rows]
         record = {"chapter": self.chapter, "scale": self.scale, "seed": self.seed, "claims": rows}
         record["provenance"] = origin_of_run(self._stopwatch, self.seed) | {"sittings": self._sitting.end()}
-        partial = folder / f".{stem}.{os.getpid()}.json"
-        partial.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(folder / f"{stem}.json")
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_whole(folder / f"{stem}.json", text.encode())
         failed = [row for row in self.rows if not row["holds"]]
         if failed:
             raise ClaimError(

@@ -74,14 +74,15 @@ class Sitting:
 
     def __init__(self) -> None:
         self.path = Path(os.environ["BOOK_KEPT"]) / SITTINGS if "BOOK_KEPT" in os.environ else None
-        self._before = sittings(self.path.parent) if self.path else []
-        began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._own, self._start = {"began": began, "device": device(), "jax": jax.__version__}, time.monotonic()
         self._noting, self._ended = threading.Lock(), threading.Event()
-        if self.path:
-            storage.clear(self.path)
-            self.all()
-            threading.Thread(target=self._go_on, daemon=True).start()
+        if self.path is None:  # and JAX need not know its devices yet
+            return
+        began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._before, self._start = sittings(self.path.parent), time.monotonic()
+        self._own = {"began": began, "device": device(), "jax": jax.__version__}
+        storage.clear(self.path)
+        self.all()
+        threading.Thread(target=self._go_on, daemon=True).start()
 
     def all(self) -> list[dict[str, Any]]:
         """The sittings of this run, the last of them this one; none where nothing is kept."""

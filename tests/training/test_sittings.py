@@ -10,14 +10,11 @@ import numpy as np
 import optax
 import pytest
 from networks import small_network
+from problems import half_square
 from tolerances import tolerance
 
 from lib import fully_connected, linearize, relu, storage, train
 from lib.training import sittings
-
-
-def half_square(f, y):
-    return 0.5 * jnp.sum((f - y) ** 2)
 
 
 def problem():
