@@ -89,7 +89,7 @@ chapter: $(INSTALLED)
 	@$(BIN)/python -m tools.chapters $(NAME) --scale $(SCALE)
 
 paper: $(INSTALLED)
-	@$(BIN)/python -m tools.paper $(NAME) $(if $(BUDGET),--budget $(BUDGET)) $(if $(PLAN),--plan)
+	@$(BIN)/python -m tools.paper $(NAME) $(if $(BUDGET),--budget $(BUDGET)) $(if $(filter-out 0 no,$(PLAN)),--plan)
 
 claims: $(INSTALLED)
 	@$(BIN)/python -m tools.results intervals $(NAME) --scale $(SCALE) --seeds $(SEEDS)

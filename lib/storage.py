@@ -39,9 +39,9 @@ def clear(path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def save(path: Path, header: Mapping[str, Any], arrays: PyTree) -> None:
-    """Keep arrays, in dicts by name as deep as one likes, behind one line of JSON that can be read alone."""
-    payload = serialization.msgpack_serialize(jax.tree.map(np.asarray, arrays))
+def save(path: Path, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Keep NumPy's arrays, in dicts by name as deep as one likes, behind one line of JSON that can be read alone."""
+    payload = serialization.msgpack_serialize(dict(arrays))
     line = json.dumps({**header, "sha256": _checksum(header, payload)})
     write_whole(path, line.encode() + b"\n" + payload)
 
@@ -66,7 +66,7 @@ def load(path: Path) -> tuple[dict[str, Any], Any]:
     found = _header(path, line)
     if _checksum({name: value for name, value in found.items() if name != "sha256"}, payload) != found.get("sha256"):
         raise ValueError(f"{path} is damaged: its numbers are not those that were saved. Delete it to begin again")
-    return found, serialization.msgpack_restore(payload)
+    return found, jax.tree.map(np.array, serialization.msgpack_restore(payload))  # copies, which one may write to
 
 
 def _checksum(header: Mapping[str, Any], payload: bytes) -> str:

@@ -10,6 +10,7 @@ from threading import Event, Thread
 
 import psutil
 import pytest
+from filelock import FileLock
 from small_book import COUNT, Book
 
 import lib
@@ -109,10 +110,11 @@ def test_stopped_killed_and_resumed_it_leaves_the_record_of_one_sitting(book, mo
                 run(wanted, stop=stop)
         else:
             assert run(wanted)["outcome"] == "failed"
-            wanted.receipt.unlink()
+            assert not wanted.done(), "what broke off is to go on"
         assert "in " in paper.progress(wanted) and "sitting" in paper.progress(wanted)
     assert run(wanted)["outcome"] == "ok"
     assert paper.progress(wanted) == "done"
+    assert run(wanted, quiet=True)["outcome"] == "ok"
     counts = (book.root / "book" / "count").read_text().split()
     assert counts[0] == "0" and sorted(set(counts)) == ["0", "1", "2"] and counts.count("0") == 2
     records = [json.loads(r.result.read_text()) for r in (wanted, wanted._replace(chapter=whole_chapter(book)))]
@@ -155,3 +157,73 @@ def test_a_sitting_ends_with_its_budget_and_the_same_command_goes_on(book, monke
     long_chapter(book, steps=60_000)
     assert call(monkeypatch, capsys)[0] == 0
     assert call(monkeypatch, capsys, "--plan")[1].split()[-1] == "done"
+
+
+SITTING = """import os, sys
+from pathlib import Path
+from tools import chapters, paper
+chapters.ROOT, paper.PLAN, os.nice = Path(sys.argv.pop(1)), Path(sys.argv.pop(1)), lambda by: by
+paper.main()"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_however_a_sitting_is_told_to_end_nothing_goes_on_without_it(book, number):
+    """And where it could save, it has; the next sitting finds nothing in use."""
+    wanted = long_chapter(book, steps=60_000_000)
+    command = [sys.executable, "-c", SITTING, str(book.root), str(paper.PLAN)]
+    home = {"cwd": Path(paper.__file__).parents[1]}
+    sitting = psutil.Popen(command, stdout=-1, stderr=-2, preexec_fn=lambda: signal.signal(signal.SIGINT, 1), **home)
+    while not list(wanted.kept.glob("training 0/*.msgpack")):
+        assert sitting.poll() is None
+        time.sleep(0.01)
+    all_of_it = sitting.children(recursive=True)
+    assert any("ipykernel" in " ".join(child.cmdline()) for child in all_of_it)
+    sitting.send_signal(number)
+    said = sitting.communicate()[0].decode()
+    assert not psutil.wait_procs(all_of_it, timeout=60)[1]
+    if number != signal.SIGKILL:
+        assert sitting.returncode == 130 and "The same command goes on from here." in said
+    assert "left" in paper.progress(wanted)
+    long_chapter(book, steps=60_000)  # other code, to be done sooner
+    assert run(wanted)["outcome"] == "ok"
+
+
+def test_a_chapter_that_breaks_off_is_told_and_begun_again_and_a_failed_claim_is_a_result(book, monkeypatch, capsys):
+    head = "import lib\nclaims = lib.Claims('one', scale=scale, seed=seed)\nlib.budget(flops=1e9, memory=1e6)\n"
+    broken = head + "open('count', 'a').write('0 ')\nraise OSError('No space left on device')"
+    book.write("one", broken)
+    for _ in range(2):
+        status, said = call(monkeypatch, capsys)
+        assert status == "1 failed: one"
+        assert "OSError: No space left on device" in said
+    assert (book.root / "book" / "count").read_text() == "0 0 "
+    book.write("one", head + "open('count', 'a').write('1 ')\nclaims.check('mean', 3.0, low=4)\nclaims.save()")
+    for _ in range(2):
+        assert call(monkeypatch, capsys)[0] == "1 failed: one"
+    assert (book.root / "book" / "count").read_text() == "0 0 1 "
+    assert "failed: ClaimError: 1 of 1 claims of one do not hold" in call(monkeypatch, capsys, "--plan")[1]
+
+
+def test_a_second_sitting_says_that_it_waits(book, capsys):
+    wanted = long_chapter(book, steps=9)
+    stop = Event()
+    wanted.executed.parent.mkdir(parents=True)
+    with FileLock(wanted.receipt.with_suffix(".lock")):
+        Thread(target=lambda: (time.sleep(1), stop.set())).start()
+        with pytest.raises(KeyboardInterrupt):
+            run(wanted, say="1/1  long", stop=stop)
+    assert "1/1  long  waits for another process, which runs it" in capsys.readouterr().out
+    assert not wanted.kept.exists()
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "soon"])
+def test_a_budget_is_a_number_of_minutes(book, monkeypatch, capsys, minutes):
+    assert call(monkeypatch, capsys, f"--budget={minutes}")[0] == 2
+
+
+@pytest.mark.parametrize("note", ["", "[1]", '"text"'])
+def test_a_plan_that_cannot_be_read_is_asked_for_again(book, monkeypatch, capsys, note):
+    long_chapter(book)
+    paper.PLAN.parent.mkdir(parents=True)
+    paper.PLAN.write_text(note)
+    assert "asking long what it needs" in call(monkeypatch, capsys, "--plan")[1]

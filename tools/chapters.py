@@ -10,23 +10,20 @@ import json
 import math
 import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
-import psutil
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from lib.chapter.dependencies import fingerprint
 from lib.chapter.machine import cores, memory
 from lib.chapter.provenance import switches
+from tools.processes import end_alike, start, wait
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds: for one cell, and for the whole chapter, which also ends a kernel that hangs without running a cell.
@@ -35,6 +32,7 @@ LIMITS = {"quick": (600, 1200), "paper": (None, math.inf)}
 PATIENCE = {"quick": 0, "paper": 60}
 MEMORY = 4e9  # bytes that a chapter may take at quick scale
 # XLA compiles faster at LLVM's first level of optimisation; these runs are too short to gain from the third, its own.
+CLAIMS = "ClaimError: "  # how a chapter ends that ran to its end, and found a claim that does not hold
 COMPILE_FAST = {"quick": ["--xla_backend_optimization_level=1"], "paper": []}
 
 
@@ -103,12 +101,16 @@ class Run(NamedTuple):
         return digest.hexdigest()
 
     def done(self) -> dict[str, Any] | None:
-        """The receipt of this run, failed or not, where one was made from the code as it is now."""
+        """The receipt of this run, failed or not, where one was made from the code as it is now.
+
+        At paper scale a failure is none but that of a claim: what broke off, by a full disk say, is to go on.
+        """
         if not (self.receipt.exists() and self.executed.exists()):
             return None
         receipt = json.loads(self.receipt.read_text(encoding="utf-8"))
+        broke_off = self.scale == "paper" and not (receipt["outcome"] == "ok" or CLAIMS in receipt["error"])
         current = receipt["key"] == self.key() and _record(self.result) == receipt["record"]
-        return receipt if current else None
+        return receipt if current and not broke_off else None
 
 
 def chapters(*names: str) -> list[Chapter]:
@@ -138,7 +140,7 @@ def run(
     A failed run is kept to be read, and counts as failed until the code changes or `again` asks for another.
     """
     wanted.executed.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(wanted.receipt.with_suffix(".lock")):
+    with _alone(wanted, say, stop or Event()):
         receipt = None if again else wanted.done()
         known = receipt is not None
         if receipt is None:
@@ -146,6 +148,25 @@ def run(
         if not (known and quiet):
             _report(say, receipt, known)
     return receipt
+
+
+@contextlib.contextmanager
+def _alone(wanted: Run, say: str, stop: Event) -> Iterator[None]:
+    """No other process runs the same; where one does, we say so and wait."""
+    lock = FileLock(wanted.receipt.with_suffix(".lock"))
+    with contextlib.suppress(Timeout):
+        lock.acquire(timeout=0)
+    if not lock.is_locked:
+        print(f"{say}  waits for another process, which runs it", flush=True)
+    while not lock.is_locked:
+        if stop.wait(0.5):
+            raise KeyboardInterrupt
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def together(scale: str) -> int:
@@ -181,10 +202,10 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
     settings = _settings(wanted, partial) | {"execution_timeout": cell_limit}
     if sys.stdout.isatty():
         print(f"{say}  started", flush=True)
-    with open(wanted.receipt.with_suffix(".log"), "wb") as log:
+    with open(log := wanted.receipt.with_suffix(".log"), "wb") as file:
         keep = {"BOOK_KEPT": str(wanted.kept)} if wanted.scale == "paper" else {}
-        process = _start(wanted, "execute.py", json.dumps(settings), log=log, **keep)
-        status, usage, elapsed = _wait(process, limit, say, stop, PATIENCE[wanted.scale])
+        process = start("execute.py", json.dumps(settings), environment=_environment(wanted) | keep, log=file)
+        status, usage, elapsed = wait(process, limit, say, stop, PATIENCE[wanted.scale])
     if partial.exists():
         partial.replace(wanted.executed)
     receipt = {
@@ -198,7 +219,7 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
         "calibration": _calibrate(wanted, stop) if status == 0 else None,
         # The largest of papermill and the kernel it waited for, in kilobytes on Linux and bytes on macOS.
         "peak_memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        "error": None if status == 0 else _error(wanted) or f"it ended without a word, with exit status {status}",
+        "error": None if status == 0 else _error(wanted.executed, log) or f"it ended without a word, status {status}",
         "record": _record(wanted.result),
     }
     wanted.receipt.write_text(json.dumps(receipt, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -222,32 +243,21 @@ def _calibrate(wanted: Run, stop: Event) -> float | None:
     """CPU seconds of the calibration program, beside what else runs now. Paper scale, for a GPU, has no such unit."""
     if wanted.scale != "quick":
         return None
-    status, usage, _ = _wait(_start(wanted, "calibrate.py"), LIMITS["quick"][0], f"{wanted.stem}: calibration", stop)
+    process = start("calibrate.py", environment=_environment(wanted))
+    status, usage, _ = wait(process, LIMITS["quick"][0], f"{wanted.stem}: calibration", stop)
     return _seconds(usage) if status == 0 else None
 
 
 def ask(wanted: Run, answer: Path) -> dict[str, Any]:
     """What a chapter needs, {"flops", "memory", "error"}: it runs as far as its `lib.budget`, which writes it there."""
-    settings = _settings(wanted, answer.with_name("asked.ipynb"))
-    with answer.with_suffix(".log").open("wb+") as log:
-        process = _start(wanted, "execute.py", json.dumps(settings), log=log, BOOK_PLAN=str(answer))
-        _wait(process, LIMITS["quick"][1], wanted.stem, Event())
-        log.seek(0)
-        said = log.read().decode(errors="replace").strip().splitlines()
+    asked, log = answer.with_name("asked.ipynb"), answer.with_suffix(".log")
+    with log.open("wb") as file:
+        environment = _environment(wanted) | {"BOOK_PLAN": str(answer)}
+        process = start("execute.py", json.dumps(_settings(wanted, asked)), environment=environment, log=file)
+        wait(process, LIMITS["quick"][1], wanted.stem, Event())
     if answer.exists():
         return json.loads(answer.read_text(encoding="utf-8")) | {"error": ""}
-    return {"flops": None, "memory": None, "error": said[-1] if said else "it says nothing of what it needs"}
-
-
-def _start(
-    wanted: Run, program: str, *arguments: str, log: Any = subprocess.DEVNULL, **variables: str
-) -> subprocess.Popen:
-    """A program of this folder in a chapter's environment, in a process group of its own, to be ended as one."""
-    command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
-    environment = _environment(wanted) | variables
-    return subprocess.Popen(
-        command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
-    )
+    return {"flops": None, "memory": None, "error": _error(asked, log) or "it says nothing of what it needs"}
 
 
 def _seconds(usage: Any) -> float:
@@ -269,57 +279,17 @@ def _environment(wanted: Run) -> dict[str, str]:
     }
 
 
-def _wait(
-    process: subprocess.Popen, limit: float, say: str, stop: Event, patience: float = 0
-) -> tuple[int, Any, float]:
-    """Exit status, resource usage and seconds of a process; shows that it lives, and ends it past the limit.
-
-    Interrupted ourselves, we interrupt it and leave it some seconds to save what it has done.
-    """
-    start, told = time.monotonic(), 0.0
-    try:
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            elapsed = time.monotonic() - start
-            if pid:
-                process.returncode = os.waitstatus_to_exitcode(status)
-                return process.returncode, usage, elapsed
-            if elapsed > limit:
-                os.killpg(process.pid, signal.SIGKILL)
-            if elapsed - told > 60:
-                told = elapsed
-                print(f"{say}  running, {elapsed:.0f} s", flush=True)
-            if stop.wait(0.2):
-                raise KeyboardInterrupt
-    except BaseException:
-        if patience:
-            _interrupt(process, patience)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-
-
-def _interrupt(process: subprocess.Popen, patience: float) -> None:
-    """Interrupt the kernels of a process, and wait for what comes of it."""
-    with contextlib.suppress(psutil.Error, subprocess.TimeoutExpired):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            if any("ipykernel" in word for word in child.cmdline()):
-                child.send_signal(signal.SIGINT)
-        process.wait(patience)
-
-
-def _error(wanted: Run) -> str:
+def _error(executed: Path, log: Path) -> str:
     """What the chapter raised, in which cell and line, else the end of what the runner said."""
-    if wanted.executed.exists():
-        for cell in json.loads(wanted.executed.read_text(encoding="utf-8"))["cells"]:
+    if executed.exists():
+        for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 if output["output_type"] == "error":
                     frames = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(output["traceback"]))
                     line = re.search(r"^-+> .*", frames, re.MULTILINE)
                     where = f"{cell.get('id')} {line[0] if line else ''}".strip()
                     return f"{output['ename']}: {output['evalue']}\n  cell {where}"
-    return wanted.receipt.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+    return log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
 
 
 def _record(result: Path) -> str | None:
@@ -361,6 +331,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, metavar="K", help="run with the seeds 0 to K - 1")
     parser.add_argument("--again", action="store_true", help="run even what has not changed")
     wanted = parser.parse_args()
+    end_alike()
     failed = run_all(
         [Run(c, wanted.scale, seed) for c in chapters(*wanted.names) for seed in range(wanted.seeds)], wanted.again
     )

@@ -23,6 +23,7 @@ from lib import storage
 from lib.chapter.keeping import sittings
 from lib.chapter.scales import about, in_short
 from tools.chapters import ROOT, Run, ask, chapters, run
+from tools.processes import end_alike
 
 PLAN = ROOT / "_build" / "paper" / "plan.json"
 
@@ -56,7 +57,9 @@ def with_paper_scale(*names: str) -> list[Run]:
 
 def needs(wanted: Run) -> dict[str, Any]:
     """Operations and memory, as the chapter itself says when it is run up to its `lib.budget`; kept for its code."""
-    known = json.loads(PLAN.read_text(encoding="utf-8")) if PLAN.exists() else {}
+    known = {}
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):  # unreadable: each chapter is asked again
+        known = dict(json.loads(PLAN.read_text(encoding="utf-8")))
     if known.get(wanted.stem, {}).get("code") != wanted.kept.name:
         print(f"asking {wanted.stem} what it needs", flush=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -72,9 +75,11 @@ def progress(wanted: Run) -> str:
         return "done" if receipt["outcome"] == "ok" else f"failed: {receipt['error'].splitlines()[0]}"
     parts = [path.parent.name for path in wanted.kept.glob("*/result.msgpack")]
     for path in wanted.kept.glob(f"*/{storage.FILE}"):
-        with contextlib.suppress(ValueError, OSError):
+        with contextlib.suppress(ValueError, KeyError, OSError):
             found = storage.header(path)
-            parts.append(f"{path.parent.name} {found['step'] / max(found['run']['steps'], 1):.0%}")
+            step, steps, seconds = found["step"], found["run"]["steps"], found["seconds"]
+            left = f", {about(seconds / step * (steps - step))} left" if 0 < step < steps else ""
+            parts.append(f"{path.parent.name} {step / max(steps, 1):.0%}{left}")
     past = sittings(wanted.kept)
     spent = (
         f"{about(sum(s['seconds'] for s in past))} in {len(past)} sitting{'s' * (len(past) > 1)}"
@@ -89,6 +94,7 @@ def table(plan: dict[Run, dict[str, Any]], here: Machine) -> list[str]:
     lines = [f"{'chapter':<28} {'operations':>12} {'memory':>10} {'at best':>9}  done"]
     for wanted, need in plan.items():
         sizes, state = ["?", "?", "?"], need["error"]
+        state = state.splitlines()[0] if state else ""
         if not state:
             sizes = [f"{in_short(need['flops'])}flop", f"{in_short(need['memory'])}B", about(need["flops"] / here.rate)]
             state = progress(wanted) + ("" if here.holds(need) else "; more memory than there is")
@@ -129,8 +135,9 @@ def main() -> None:
     )
     parser.add_argument("--plan", action="store_true", help="say what each chapter needs and has done, and run none")
     wanted = parser.parse_args()
-    if wanted.budget is not None and wanted.budget <= 0:
+    if wanted.budget is not None and not 0 < wanted.budget < math.inf:
         parser.error(f"--budget must be a number of minutes above 0, got {wanted.budget}")
+    end_alike()
     os.nice(19)
     asked, here = {run: needs(run) for run in with_paper_scale(*wanted.names)}, machine()
     plan = dict(sorted(asked.items(), key=lambda of: of[1]["flops"] or math.inf))

@@ -12,6 +12,7 @@ from typing import Any
 
 from lib.chapter.dependencies import fingerprint
 from tools.chapters import LIMITS, ROOT, Chapter, Run, chapters, run_all
+from tools.processes import end_alike
 
 
 def record(wanted: list[Chapter], scale: str) -> list[Path]:
@@ -97,6 +98,7 @@ def main() -> None:
         for path in record(found, wanted.scale):
             print(path.relative_to(ROOT))
         return
+    end_alike()
     # What claims nothing leaves no result, and has nothing that a seed could move.
     found = [chapter for chapter in found if chapter.has_parameters()]
     failed = run_all([Run(chapter, wanted.scale, seed) for chapter in found for seed in range(wanted.seeds)])

@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tools.processes import end_alike
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ("test_chapters", "test_long_runs", "test_site")  # of what is built, and not of the library
 TESTS = ("tests", "lib", *(f"--ignore=tests/{name}.py" for name in BUILT))
@@ -27,9 +29,7 @@ PATIENCE = 10  # seconds in which an interrupted half may say what it did
 
 def main(arguments: Sequence[str]) -> int:
     """0 where both halves passed, 1 where one failed, 130 where somebody interrupted."""
-    # Where a shell started us in the background the first is ignored, by us and by all that we start.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    end_alike()
     print("Unit tests, at once with JAX's 64-bit mode off and (shown after) on", flush=True)
     halves: list[subprocess.Popen] = []
     with tempfile.TemporaryFile() as log:

@@ -9,17 +9,20 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lib import storage
 from lib.chapter.machine import device
 
 SITTINGS = "sittings.json"
+NAME = re.compile(r"\w[\w .,=+-]{,99}", re.ASCII)  # a folder of this name can be made anywhere
 NOTED = 10.0  # seconds after which a sitting notes its length again
 
 _asked: set[str] = set()
@@ -34,11 +37,11 @@ def kept(name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
         arguments: of `compute`.
 
     Returns:
-        The result, its arrays as NumPy's.
+        The result, its arrays as NumPy's and its names in order: the same, whether it was computed now or is read.
 
     Raises:
         ValueError: for a name that is no plain text, or was asked for already: it would bring another part's numbers.
-        TypeError: for a result that is no array and no dict of arrays.
+        TypeError: for a result that is no array of numbers and no dict of them by name.
 
     Example:
         >>> kept("half of three", lambda x: x / 2, 3.0).item()
@@ -46,12 +49,11 @@ def kept(name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
     """
     folder = checkpoint(name)
     path = None if folder is None else folder / "result.msgpack"
-    if path is not None and path.exists():
-        return storage.load(path)[1]["result"]
-    result = _arrays(name, compute(*arguments))
-    if path is not None:
-        storage.save(path, {}, {"result": result})
-    return result
+    if path is None:
+        return _arrays(name, compute(*arguments))
+    if not path.exists():
+        storage.save(path, {}, {"result": _arrays(name, compute(*arguments))})
+    return storage.load(path)[1]["result"]
 
 
 def checkpoint(name: str) -> Path | None:
@@ -60,8 +62,8 @@ def checkpoint(name: str) -> Path | None:
     Raises:
         ValueError: as `kept`.
     """
-    if not re.fullmatch(r"[\w][\w .,=+-]*", name):
-        raise ValueError(f"`name` must be plain text, got {name!r}")
+    if not (isinstance(name, str) and NAME.fullmatch(name)) or name == SITTINGS:
+        raise ValueError(f"`name` must be plain text of at most 100 characters, got {name!r}")
     if "BOOK_FINGERPRINT" in os.environ:  # the executor's: by hand, a cell may run twice
         if name in _asked:
             raise ValueError(f"`name` must be one that no other part of the run has, got {name!r} again")
@@ -104,15 +106,27 @@ class Sitting:
 
 
 def sittings(folder: Path) -> list[dict[str, Any]]:
-    """The sittings noted in the folder of a run."""
+    """The sittings noted in the folder of a run; of a note that cannot be read a warning, for numbers need none."""
     path = folder / SITTINGS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return [{"began": s["began"], "device": s["device"], "jax": s["jax"], "seconds": s["seconds"]} for s in noted]
+    except (ValueError, TypeError, KeyError):
+        warnings.warn(f"{path} cannot be read; earlier sittings are not counted", stacklevel=2)
+        return []
 
 
 def _arrays(name: str, result: Any) -> Any:
-    if isinstance(result, dict):
-        return {str(key): _arrays(name, value) for key, value in result.items()}
-    array = None if isinstance(result, tuple | list) else np.asarray(result)
-    if array is None or array.dtype.hasobject:
-        raise TypeError(f"{name!r} must compute an array or a dict of arrays, got {type(result).__name__}")
-    return array
+    """Copies of our own, in the machine's byte order."""
+    if isinstance(result, Mapping) and all(isinstance(key, str) and not key.startswith("__") for key in result):
+        return {key: _arrays(name, result[key]) for key in sorted(result)}
+    array = None if isinstance(result, Mapping | tuple | list) else np.asarray(result)
+    if array is None or not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        raise TypeError(f"{name!r} must compute an array of numbers or a dict of them by name, got {_said(result)}")
+    return np.array(array, array.dtype.newbyteorder("="))
+
+
+def _said(result: Any) -> str:
+    if isinstance(result, Mapping):
+        return f"the keys {list(result)}"
+    return type(result).__name__ + (f" of {result.dtype}" if isinstance(result, np.ndarray) else "")
