@@ -4,9 +4,9 @@ The names of this package are what the book's chapters call; each is documented 
 """
 
 from lib.chapter.claims import Claims, glue
+from lib.chapter.estimates import power_law
 from lib.chapter.keeping import checkpoint, kept
-from lib.chapter.paper import paper_values
-from lib.chapter.records import provenance_line, recorded
+from lib.chapter.records import paper_values, provenance_line, recorded
 from lib.chapter.scales import Scales, budget
 from lib.chapter.sliders import slider
 from lib.data import DataError, load

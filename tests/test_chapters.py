@@ -14,6 +14,7 @@ from small_book import CLAIM, COUNT, Book
 from sphinx.errors import ExtensionError
 
 from benchmarks import chapters as costs
+from lib.chapter.claims import Claims
 from lib.chapter.dependencies import fingerprint
 from lib.chapter.provenance import Stopwatch, origin_of_run
 from lib.chapter.records import Recorded
@@ -283,7 +284,9 @@ def test_a_page_says_where_its_numbers_come_from_and_when_code_has_changed(monke
     ]
     origin = origin_of_run(Stopwatch(), seed=0)
     quick = Recorded("one", "quick", 0, [], origin | {"device": "a laptop"}, {"t": np.ones(1)}, fresh=True)
-    paper = quick._replace(scale="paper", provenance=origin | {"device": "a GPU"}, arrays={})
+    claims = Claims("one")
+    claims.check("the finding", 3.0, low=4)
+    paper = quick._replace(scale="paper", claims=claims.rows, provenance=origin | {"device": "a GPU"}, arrays={})
     monkeypatch.setattr(pages, "measured", lambda name: quick)
 
     def texts(record):
@@ -291,7 +294,11 @@ def test_a_page_says_where_its_numbers_come_from_and_when_code_has_changed(monke
         return {cell["id"]: cell["source"] for cell in pages.with_provenance({"cells": cells}, "one")["cells"]}
 
     page = texts(paper)
-    assert list(page) == ["title", "ours", "ours-provenance", "theirs", "theirs-provenance", "words", "book-foot"]
+    assert list(page)[:6] == ["title", "ours", "ours-provenance", "theirs", "theirs-provenance", "words"]
+    assert list(page)[6:] == ["book-paper", "book-foot"]
+    assert "<td>the finding</td><td>3</td>" in page["book-paper"]
+    assert "<td>NO</td>" in page["book-paper"]
+    assert "book-paper" not in texts(None)
     assert "Quick scale" in page["ours-provenance"]
     assert "a laptop" in page["ours-provenance"]
     assert "</_build/results/quick/one.npz>" in page["ours-provenance"]

@@ -125,12 +125,21 @@ def test_buttons_that_need_the_repository_are_there_only_with_its_address(path):
 @every_chapter
 def test_a_chapter_shows_its_claims_as_recorded(chapter):
     record = json.loads(Run(chapter).result.read_text(encoding="utf-8"))
-    (table,) = page(chapter).select("table.claims")
+    (table,) = page(chapter).select(".cell_output table.claims")
     rows = [[cell.text for cell in row.find_all("td")] for row in table.select("tbody tr")]
     assert [row[0] for row in rows] == [claim["name"] for claim in record["claims"]]
     assert [row[1] for row in rows] == [f"{claim['value']:.4g}" for claim in record["claims"]]
     assert {row[-1] for row in rows} == {"yes"}
     assert page(chapter).select_one("table.scales"), "the table paper | quick"
+
+
+@every_chapter
+def test_a_chapter_shows_what_its_claims_gave_at_the_papers_sizes(chapter):
+    kept = ROOT / "book" / "results" / "paper" / f"{chapter.name}.json"
+    claims = json.loads(kept.read_text(encoding="utf-8"))["claims"] if kept.exists() else []
+    rows = page(chapter).select(".admonition table.claims tbody tr")
+    assert [row.find("td").text for row in rows] == [claim["name"] for claim in claims]
+    assert [row.find_all("td")[-1].text for row in rows] == ["yes" if claim["holds"] else "NO" for claim in claims]
 
 
 @every_chapter

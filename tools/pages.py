@@ -15,6 +15,7 @@ from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 
+from lib.chapter.claims import claims_table
 from lib.chapter.records import Recorded, measured, provenance_line, recorded
 from tools.chapters import ROOT, Chapter, Run, chapters, run_all
 
@@ -90,6 +91,8 @@ def with_provenance(notebook: dict[str, Any], name: str) -> dict[str, Any]:
             cells.append(_markdown(f"{cell['id']}-provenance", f":::{{div}} provenance\n{_origin(run, name)}\n:::"))
     if runs["paper"] is not None and not runs["paper"].fresh:
         cells.insert(1, _markdown("book-banner", BANNER))
+    if runs["paper"] is not None:
+        cells.append(_markdown("book-paper", PAPER.format(table=claims_table(runs["paper"].claims))))
     if runs["quick"] is not None:
         lines = "\n".join(f"* {_origin(run, name)}" for run in runs.values() if run is not None)
         cells.append(_markdown("book-foot", FOOT.format(name=name, lines=lines)))
@@ -99,6 +102,11 @@ def with_provenance(notebook: dict[str, Any], name: str) -> dict[str, Any]:
 BANNER = """:::{warning}
 The code has changed since this chapter's run at paper scale was recorded: what is marked as paper scale was made by
 the earlier code. All else on this page was made by the code as it is.
+:::"""
+
+PAPER = """:::{{admonition}} The claims at the paper's own sizes
+:class: note dropdown
+{table}
 :::"""
 
 FOOT = """:::{{admonition}} Where these numbers come from

@@ -116,6 +116,39 @@ class Claims:
         }
         self.rows.append(row | {"holds": _within(row, number) and not _admitted(row)})
 
+    def check_estimate(
+        self,
+        name: str,
+        estimate: tuple[float, float],
+        expected: float,
+        against: Mapping[str, ArrayLike],
+        paper: float | str | None = None,
+        source: str = "",
+        revised: str = "",
+    ) -> None:
+        """`check` that an estimate lies within four standard errors of the number expected.
+
+        It gains nothing by its noise: where a standard error exceeds a sixth of the distance to the nearest wrong
+        alternative, it cannot tell that from what is expected, and the row fails.
+
+        Args:
+            estimate: (value, standard error), as of `power_law`.
+            expected: what theory or the paper gives for it.
+            against: as in `check`; at least one.
+            name, paper, source, revised: as in `check`.
+
+        Raises:
+            ValueError: as `check`; without an alternative; and for an error that is no number ≥ 0.
+        """
+        value, error = (_real(f"`estimate` of {name!r}", part) for part in estimate)
+        if not against:
+            raise ValueError(f"`against` of {name!r} must name a wrong alternative, from which the estimate is told")
+        if not 0 <= error < math.inf:
+            raise ValueError(f"the standard error of {name!r} must be a number ≥ 0, got {error}")
+        apart = min(abs(_real(f"`against` of {name!r}, {of!r},", wrong) - expected) for of, wrong in against.items())
+        within = 4 * error if 6 * error <= apart else 0.0
+        self.check(name, value, expected - within, expected + within, paper, source, against=against, revised=revised)
+
     def save(self, **arrays: ArrayLike) -> None:
         """Write the record, and the arrays behind the figure beside it as .npz; then raise for every claim that failed.
 

@@ -1,4 +1,4 @@
-"""What runs have left: the record of a chapter at a scale, with the arrays behind its figure."""
+"""Numbers to hold a run against: what earlier runs have left, and what the paper's figures show."""
 
 import json
 from collections.abc import Mapping
@@ -51,6 +51,40 @@ def _read(folder: Path, chapter: str) -> Recorded | None:
         arrays=arrays,
         fresh=notebook is not None and fingerprint(notebook) == record["provenance"]["fingerprint"],
     )
+
+
+def paper_values(figure: str) -> dict[str, Any]:
+    """What a figure of the paper shows, read from book/reference/paper_values.json.
+
+    Args:
+        figure: by the final version's numbering, such as "figure_3".
+
+    Returns:
+        Its settings, its series as lists of numbers, and a `provenance` tag: FIG for points digitised from the paper's
+        vector graphics.
+
+    Raises:
+        FileNotFoundError: when neither the working folder nor `lib` itself lies inside a copy of the book.
+        ValueError: for a figure that is not there.
+
+    Example:
+        >>> paper_values("figure_3")["settings"]["width"]
+        2048
+
+    Source: Lee et al. 2019, its figures.
+    """
+    roots = (book_root(), Path(__file__).resolve().parents[2])
+    path = next((p for root in roots if (p := root / "book" / "reference" / "paper_values.json").exists()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"book/reference/paper_values.json is neither under {roots[0]} nor beside the library in {roots[1]}; "
+            "run from a clone of the book with `pip install -e .`"
+        )
+    values = json.loads(path.read_text(encoding="utf-8"))
+    figures = [name for name in values if name != "about"]
+    if figure not in figures:
+        raise ValueError(f"`figure` must be one of {figures}, got {figure!r}")
+    return values[figure]
 
 
 def provenance_line(provenance: Mapping[str, Any]) -> str:

@@ -47,6 +47,39 @@ def test_a_claim_excludes_its_alternatives_or_fails(book):
         claims.save()
 
 
+@pytest.mark.parametrize(
+    ("value", "error", "wrong", "holds"),
+    [
+        (-1.07, 0.02, -0.5, True),  # within four standard errors
+        (-1.09, 0.02, -0.5, False),
+        (-1.001, 0.084, -0.5, False),  # a standard error above a sixth of the distance tells nothing
+        (-1.001, 0.083, -0.5, True),
+        (-1.0, 0.0, -0.5, True),
+        (float("nan"), 0.01, -0.5, False),
+    ],
+)
+def test_an_estimate_gains_nothing_by_its_noise(value, error, wrong, holds):
+    claims = Claims("figure_0")
+    claims.check_estimate("power", (value, error), -1, {"other": wrong, "far": 7.0}, source="eq 1")
+    assert claims.rows[0]["holds"] == holds
+    assert claims.rows[0]["source"] == "eq 1"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "against", "names"),
+    [
+        ((1.0, 0.1), {}, "`against` of 'power' must name a wrong alternative"),
+        ((1.0, -0.1), {"wrong": 2.0}, "the standard error of 'power' must be a number ≥ 0, got -0.1"),
+        ((1.0, float("nan")), {"wrong": 2.0}, "the standard error of 'power'"),
+        (([1.0, 2.0], 0.1), {"wrong": 2.0}, "`estimate` of 'power' must be one real number"),
+        ((1.0, 0.1), {"wrong": float("nan")}, "must be finite numbers"),
+    ],
+)
+def test_an_estimate_that_cannot_be_judged_is_refused(estimate, against, names):
+    with pytest.raises(ValueError, match=names):
+        Claims("figure_0").check_estimate("power", estimate, 1.0, against)
+
+
 def test_a_row_says_what_it_rests_on_and_whether_its_band_was_changed():
     claims = Claims("figure_0")
     claims.check("plain", 1.0, high=2.0)

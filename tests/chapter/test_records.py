@@ -27,7 +27,9 @@ def test_an_unknown_figure_is_refused():
 
 def test_without_the_book_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lib.chapter.paper.__file__", str(tmp_path / "site-packages" / "lib" / "chapter" / "paper.py"))
+    monkeypatch.setattr(
+        "lib.chapter.records.__file__", str(tmp_path / "site-packages" / "lib" / "chapter" / "records.py")
+    )
     with pytest.raises(FileNotFoundError, match="run from a clone of the book"):
         paper_values("figure_3")
 
