@@ -113,8 +113,12 @@ def test_a_fault_is_tried_until_a_test_notices_and_what_is_known_is_not_tried_ag
     assert (root / "lib" / "one.py").read_text() == body
 
 
-def test_tests_that_fail_without_a_fault_say_nothing(tree, monkeypatch):
-    tree(lib__one="x = 1\n", tests__test_one="from lib.one import x\n\n\ndef test_x():\n    assert x == 2\n")
+def test_tests_that_fail_without_a_fault_say_nothing_and_the_others_are_heard(tree, monkeypatch, capsys):
+    broken = "from lib.one import x, y\n\n\ndef test_w():\n    assert x == 5\n\n\n"
+    root = tree(lib__one="x = 1\ny = 1\n", tests__test_one=broken + "def test_x():\n    assert x == 1\n")
     monkeypatch.setattr(sys, "argv", ["mutants", "lib/one.py"])
-    with pytest.raises(SystemExit, match=r"it fails on the code as it is too: tests/test_one.py::test_x"):
-        mutants.main()
+    mutants.main()
+    assert "2 of 4 noticed, 50.0%" in capsys.readouterr().out, "those of y survive"
+    judged = [json.loads(line) for line in (root / "_build" / "mutants" / "judgements.jsonl").read_text().splitlines()]
+    heard = {verdict["noticed"].partition(" - ")[0] for verdict in judged}
+    assert heard == {"", "tests/test_one.py::test_x"}
