@@ -106,7 +106,7 @@ the earlier code. All else on this page was made by the code as it is.
 
 PAPER = """:::{{admonition}} The claims at the paper's own sizes
 :class: note dropdown
-{table}
+<div class="pst-scrollable-table-container">{table}</div>
 :::"""
 
 FOOT = """:::{{admonition}} Where these numbers come from
