@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -310,6 +311,21 @@ def test_a_page_says_where_its_numbers_come_from_and_when_code_has_changed(monke
     assert list(texts(paper._replace(fresh=False)))[:2] == ["title", "book-banner"]
     assert "theirs-provenance" not in texts(None)
     assert "book-banner" not in texts(None)
+
+
+def test_a_style_sheet_that_changed_has_sphinx_write_a_page_and_so_copy_it(tmp_path):
+    (tmp_path / "styles").mkdir()
+    (tmp_path / "html" / "_static").mkdir(parents=True)
+    config = SimpleNamespace(html_static_path=["styles"], root_doc="book/index")
+    app = SimpleNamespace(config=config, confdir=tmp_path, outdir=tmp_path / "html")
+    env = SimpleNamespace(found_docs=set())
+    outdated = lambda: pages.pages_with_a_new_run(app, env, set(), set(), set())
+    for path in (tmp_path / "styles" / "book.css", tmp_path / "html" / "_static" / "book.css"):
+        assert outdated() == ([] if path.parent.name == "styles" else ["book/index"])
+        path.write_text("one")
+    assert outdated() == []
+    (tmp_path / "styles" / "book.css").write_text("two")
+    assert outdated() == ["book/index"]
 
 
 def test_names_are_known_and_unique(book):

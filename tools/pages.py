@@ -5,6 +5,7 @@ by itself with that run's outputs, and with where they came from under each figu
 """
 
 import contextlib
+import filecmp
 import hashlib
 import json
 from pathlib import Path
@@ -44,10 +45,19 @@ def run_what_is_missing(app: Sphinx) -> None:
 
 
 def pages_with_a_new_run(app: Sphinx, env: BuildEnvironment, added: set, changed: set, removed: set) -> list[str]:
-    """The pages that Sphinx read with another run, or with other recorded results, than there are now."""
+    """The pages that Sphinx read with another run, or with other recorded results, than there are now.
+
+    And the first page where a style sheet has changed: Sphinx copies those only where it has a page to write.
+    """
     for docname in removed:
         (Path(app.outdir) / f"{docname}.html").unlink(missing_ok=True)
-    return [name for name in env.found_docs - added if env.metadata[name].get("book_run") != _identity(app, name)]
+    outdated = [name for name in env.found_docs - added if env.metadata[name].get("book_run") != _identity(app, name)]
+    styles = [path for folder in app.config.html_static_path for path in (Path(app.confdir) / folder).glob("*")]
+    copied = Path(app.outdir) / "_static"
+    same = all(
+        (copied / path.name).exists() and filecmp.cmp(path, copied / path.name, shallow=False) for path in styles
+    )
+    return outdated if same or outdated else [app.config.root_doc]
 
 
 def show_run(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -138,7 +148,8 @@ def _run(app: Sphinx, docname: str) -> Run:
 
 
 def _identity(app: Sphinx, docname: str) -> str | None:
-    """What tells the run that a page is to show from any other; None for a page that is no notebook."""
+    """What tells a page's run, and how this file shows it, from any other; None for a page that is no notebook."""
     if Path(app.env.doc2path(docname)).suffix != ".ipynb":
         return None
-    return hashlib.sha256(_run(app, docname).receipt.read_bytes()).hexdigest()
+    parts = _run(app, docname).receipt.read_bytes(), Path(__file__).read_bytes()
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
