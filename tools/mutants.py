@@ -118,23 +118,23 @@ def _compiles(code: str) -> bool:
 
 
 class Trust:
-    """Which tests may say that they noticed a fault: those that pass on the code as it is. Asked once for each test."""
+    """Which tests may say that they noticed a fault: those that pass on the code as it is. Asked once in each half."""
 
     def __init__(self) -> None:
-        self._fails: dict[str, bool] = {}
+        self._fails: dict[tuple[str, str], bool] = {}
 
-    def aside(self) -> list[str]:
+    def aside(self, half: dict[str, str]) -> list[str]:
         """Tests that fail on the code as it is too, and notice nothing."""
-        return [test for test, fails in self._fails.items() if fails]
+        return [test for (test, of), fails in self._fails.items() if fails and of == str(half)]
 
     def fails(self, said: str, half: dict[str, str], copy: Path, stop: Event) -> bool:
         """Whether what was said of a fault is said of the code without it, which the copy now holds."""
         test = said.partition(" - ")[0]
         if not re.match(r"(lib|tests)/.*\.py", test):
             return False  # no test said it: the program crashed, or came to no end
-        if test not in self._fails:
-            self._fails[test] = bool(_run([test], half, copy, stop))
-        return self._fails[test]
+        if (test, str(half)) not in self._fails:
+            self._fails[test, str(half)] = bool(_run([test], half, copy, stop))
+        return self._fails[test, str(half)]
 
 
 def judge(mutant: Mutant, stage: int, copy: Path, trust: Trust, stop: Event) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def judge(mutant: Mutant, stage: int, copy: Path, trust: Trust, stop: Event) -> 
     def said(half: dict[str, str]) -> str:
         place.write_text(mutant.code(), encoding="utf-8")
         try:
-            return _run(tests, half, copy, stop, trust.aside())
+            return _run(tests, half, copy, stop, trust.aside(half))
         finally:
             place.write_text(source, encoding="utf-8")
 

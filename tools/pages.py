@@ -99,9 +99,9 @@ def with_provenance(notebook: dict[str, Any], name: str) -> dict[str, Any]:
         run = runs[cell["metadata"].get("book", {}).get("scale", "quick")]
         if run is not None and any(map(_is_figure, cell.get("outputs", []))):
             cells.append(_markdown(f"{cell['id']}-provenance", f":::{{div}} provenance\n{_origin(run, name)}\n:::"))
-    if runs["paper"] is not None and not runs["paper"].fresh:
-        cells.insert(1, _markdown("book-banner", BANNER))
     if runs["paper"] is not None:
+        if not runs["paper"].fresh:
+            cells.insert(1, _markdown("book-banner", BANNER))
         cells.append(_markdown("book-paper", PAPER.format(table=claims_table(runs["paper"].claims))))
     if runs["quick"] is not None:
         lines = "\n".join(f"* {_origin(run, name)}" for run in runs.values() if run is not None)
