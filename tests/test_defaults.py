@@ -84,6 +84,12 @@ def claimed(**given):
     return claims.rows
 
 
+def estimated(**given):
+    claims = lib.Claims("figure_0")
+    claims.check_estimate("name", (1.0, 0.1), 1.0, {"wrong": 3.0}, **given)
+    return claims.rows
+
+
 def slid(**given):
     return lib.slider(lambda value: plt.figure(), [0.12345, 2.0], name="n", label="l", alt="a", **given).data
 
@@ -107,6 +113,9 @@ DEFAULTS = {
     "Claims.check.kind": (claimed, "theory", "control"),
     "Claims.check.against": (claimed, {}, {"wrong": 3.0}),
     "Claims.check.revised": (claimed, "", "why"),
+    "Claims.check_estimate.paper": (estimated, None, 1.0),
+    "Claims.check_estimate.source": (estimated, "", "Figure 0"),
+    "Claims.check_estimate.revised": (estimated, "", "why"),
     "Conv.W_std": (convolved, 1.0, 2.0),
     "Conv.b_std": (convolved, None, 0),
     "Conv.padding": (convolved, "SAME", "CIRCULAR"),

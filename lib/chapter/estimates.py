@@ -31,8 +31,8 @@ def power_law(sizes: ArrayLike, values: ArrayLike) -> Estimate:
         ValueError: for other shapes or numbers.
 
     Example:
-        >>> power_law([1, 10], [[1, 1], [100, 100]])
-        Estimate(value=2.0, error=0.0)
+        >>> round(power_law(np.array([1, 10]), np.array([[1, 1], [100, 100]])).value, 9)
+        2.0
     """
     n, v = np.asarray(sizes, float), np.asarray(values, float)
     if n.ndim != 1 or v.ndim != 2 or len(n) != len(v) or v.shape[1] < 2:
