@@ -146,9 +146,9 @@ def test_an_interruption_ends_the_running_chapters_and_leaves_no_receipt(book, m
     bad, pid = book.write("bad", "1"), book.root / "book" / "pid"
     execute = chapters._execute
 
-    def interrupted(wanted, say, stop):
+    def interrupted(wanted, *rest):
         if wanted == slow[0]:
-            return execute(wanted, say, stop)
+            return execute(wanted, *rest)
         while not pid.exists():
             time.sleep(0.1)
         raise KeyboardInterrupt
@@ -237,6 +237,15 @@ def test_a_failed_claim_fails_the_chapter_and_shows_in_the_intervals(book):
     summary = results.intervals(wanted.chapter, "quick", 2)
     assert summary["claims"] == [{"name": "one", "values": [0.5, -0.5], "held": 1}]
     assert wanted.result.with_name("claims-seeds.json").exists()
+
+
+def test_the_runs_of_several_seeds_share_what_was_compiled(book):
+    """And where only one is asked for, nothing is kept: what that costs is no gain."""
+    kept = "import jax\nfolder = jax.config.jax_compilation_cache_dir\nprint(jax.jit(lambda x: 2 * x)(1.0))\n"
+    kept += "value = -1 if folder is None else len(__import__('os').listdir(folder)) - 1"
+    wanted = book.write("kept", kept, CLAIM.format(name="kept", value="value"))
+    assert chapters.run_all([Run(wanted.chapter, seed=seed) for seed in range(2)]) == []
+    assert chapters.run_all([wanted], again=True)[0]["error"].startswith("ClaimError")
 
 
 def test_a_tampered_record_is_made_again(book):

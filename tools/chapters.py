@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -130,12 +131,18 @@ def chapters(*names: str) -> list[Chapter]:
 
 
 def run(
-    wanted: Run, again: bool = False, say: str = "", quiet: bool = False, stop: Event | None = None
+    wanted: Run,
+    again: bool = False,
+    say: str = "",
+    quiet: bool = False,
+    stop: Event | None = None,
+    compiled: str = "",
 ) -> dict[str, Any]:
     """Execute a chapter unless its run is there already, and return the receipt: outcome, time, memory, error.
 
     Prints a line that starts with `say`; with `quiet`, only where something was executed. Once `stop` is set, a run
-    that goes on is ended, leaves no receipt and raises KeyboardInterrupt.
+    that goes on is ended, leaves no receipt and raises KeyboardInterrupt. Programs that XLA compiled are kept in the
+    folder `compiled`, if one is named, and taken from there.
 
     A failed run is kept to be read, and counts as failed until the code changes or `again` asks for another.
     """
@@ -144,7 +151,7 @@ def run(
         receipt = None if again else wanted.done()
         known = receipt is not None
         if receipt is None:
-            receipt = _execute(wanted, say, stop or Event())
+            receipt = _execute(wanted, say, stop or Event(), compiled)
         if not (known and quiet):
             _report(say, receipt, known)
     return receipt
@@ -178,23 +185,28 @@ def together(scale: str) -> int:
 
 
 def run_all(wanted: list[Run], again: bool = False, quiet: bool = False) -> list[dict[str, Any]]:
-    """`run` several at once, and last what reads the others' results; returns the receipts of those that failed."""
+    """`run` several at once, and last what reads the others' results; returns the receipts of those that failed.
+
+    A chapter's runs of several seeds compile once: that is half of what each costs.
+    """
     width, stop = max((len(w.stem) for w in wanted), default=0), Event()
     says = {w: f"{i:>3}/{len(wanted)}  {w.stem:<{width}}" for i, w in enumerate(wanted, 1)}
     receipts = []
-    for reading in (False, True):
-        now = [w for w in wanted if w.chapter.reads_results() == reading]
-        with ThreadPoolExecutor(min((together(w.scale) for w in wanted), default=1)) as pool:
-            try:
-                receipts += pool.map(lambda w: run(w, again, says[w], quiet, stop), now)
-            except BaseException:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+    with TemporaryDirectory() as folder:
+        compiled = folder if len({w.seed for w in wanted}) > 1 else ""
+        for reading in (False, True):
+            now = [w for w in wanted if w.chapter.reads_results() == reading]
+            with ThreadPoolExecutor(min((together(w.scale) for w in wanted), default=1)) as pool:
+                try:
+                    receipts += pool.map(lambda w: run(w, again, says[w], quiet, stop, compiled), now)
+                except BaseException:
+                    stop.set()
+                    pool.shutdown(cancel_futures=True)
+                    raise
     return [receipt for receipt in receipts if receipt["outcome"] != "ok"]
 
 
-def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
+def _execute(wanted: Run, say: str, stop: Event, compiled: str) -> dict[str, Any]:
     for trace in (wanted.receipt, wanted.result, wanted.result.with_suffix(".npz")):
         trace.unlink(missing_ok=True)
     key, partial = wanted.key(), wanted.executed.with_suffix(".partial.ipynb")
@@ -203,8 +215,10 @@ def _execute(wanted: Run, say: str, stop: Event) -> dict[str, Any]:
     if sys.stdout.isatty():
         print(f"{say}  started", flush=True)
     with open(log := wanted.receipt.with_suffix(".log"), "wb") as file:
-        keep = {"BOOK_KEPT": str(wanted.kept)} if wanted.scale == "paper" else {}
-        process = start("execute.py", json.dumps(settings), environment=_environment(wanted) | keep, log=file)
+        environment = _environment(wanted) | ({"BOOK_KEPT": str(wanted.kept)} if wanted.scale == "paper" else {})
+        if compiled:
+            environment |= {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        process = start("execute.py", json.dumps(settings), environment=environment, log=file)
         status, usage, elapsed = wait(process, limit, say, stop, PATIENCE[wanted.scale])
     if partial.exists():
         partial.replace(wanted.executed)
@@ -332,9 +346,8 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run even what has not changed")
     wanted = parser.parse_args()
     end_alike()
-    failed = run_all(
-        [Run(c, wanted.scale, seed) for c in chapters(*wanted.names) for seed in range(wanted.seeds)], wanted.again
-    )
+    runs = [Run(c, wanted.scale, seed) for c in chapters(*wanted.names) for seed in range(wanted.seeds)]
+    failed = run_all(runs, wanted.again)
     raise SystemExit(f"{len(failed)} failed: {', '.join(r['chapter'] for r in failed)}" if failed else 0)
 
 

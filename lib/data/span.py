@@ -57,9 +57,10 @@ def in_span(
             f"{[np.shape(x) for x in inputs]}"
         )
     rows = np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1) for x in inputs])
-    basis, _ = np.linalg.qr(rows.T)  # (n, m)
-    n, m = basis.shape
-    coordinates = rows @ basis * (np.sqrt(m / n) if parameterization == "ntk" else 1)
+    coordinates = np.linalg.qr(rows.T, mode="r").T  # (N, m): of rowsᵀ = QR, R holds the columns' coordinates, Qᵀ rowsᵀ
+    m, n = coordinates.shape[1], rows.shape[1]
+    if parameterization == "ntk":
+        coordinates = coordinates * np.sqrt(m / n)
     ends = np.cumsum([len(x) for x in inputs])[:-1]
     return tuple(part.astype(dtype) for part, dtype in zip(np.split(coordinates, ends), dtypes, strict=True))
 
