@@ -159,7 +159,8 @@ def test_a_sitting_ends_with_its_budget_and_the_same_command_goes_on(book, monke
     assert call(monkeypatch, capsys, "--plan")[1].split()[-1] == "done"
 
 
-SITTING = """import os, sys
+SITTING = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell that is not interactive starts what runs in its background
 from pathlib import Path
 from tools import chapters, paper
 chapters.ROOT, paper.PLAN, os.nice = Path(sys.argv.pop(1)), Path(sys.argv.pop(1)), lambda by: by
@@ -172,7 +173,7 @@ def test_however_a_sitting_is_told_to_end_nothing_goes_on_without_it(book, numbe
     wanted = long_chapter(book, steps=60_000_000)
     command = [sys.executable, "-c", SITTING, str(book.root), str(paper.PLAN)]
     home = {"cwd": Path(paper.__file__).parents[1]}
-    sitting = psutil.Popen(command, stdout=-1, stderr=-2, preexec_fn=lambda: signal.signal(signal.SIGINT, 1), **home)
+    sitting = psutil.Popen(command, stdout=-1, stderr=-2, **home)
     while not list(wanted.kept.glob("training 0/*.msgpack")):
         assert sitting.poll() is None
         time.sleep(0.01)
