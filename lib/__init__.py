@@ -38,7 +38,7 @@ from lib.networks.normalization import BatchNorm, LayerNorm
 from lib.networks.pooling import AveragePool, GlobalAveragePool
 from lib.networks.residual import Residual
 from lib.networks.sequential import Sequential
-from lib.scaling.effective import at_one_rate, scaled_init, scaled_sgd
+from lib.scaling.effective import at_one_rate, layer_rates, scaled_init, scaled_sgd
 from lib.scaling.exponents import ABC
 from lib.tangent.equations import Solution, ntk_solve
 from lib.tangent.expansion import linearize, taylor_expand

@@ -90,6 +90,15 @@ def estimated(**given):
     return claims.rows
 
 
+def scaled(**given):
+    """The weights at the start, and the first step where every gradient is 1."""
+    net, p = lib.fully_connected(8, 1, 1, lib.tanh, 1.0, None, parameterization="standard"), lib.ABC.integrable(1)
+    params = lib.scaled_init(p, net, KEY, X, **{k: v for k, v in given.items() if k == "mean"})
+    optimizer = lib.scaled_sgd(p, params, 0.1, **{k: v for k, v in given.items() if k != "mean"})
+    ones = jax.tree.map(jnp.ones_like, params)
+    return params, optimizer.update(ones, optimizer.init(params))[0]
+
+
 def slid(**given):
     return lib.slider(lambda value: plt.figure(), [0.12345, 2.0], name="n", label="l", alt="a", **given).data
 
@@ -104,6 +113,13 @@ DEFAULTS = {
     ),
     "AveragePool.strides": (lambda **g: lib.AveragePool((2, 3), **g)(IMAGES), (2, 3), (1, 1)),
     "BatchNorm.epsilon": (lambda **g: lib.BatchNorm(**g)(1e-2 * X), 1e-5, 1e-2),
+    "scaled_init.mean": (lambda **g: scaled(**g)[0], 0.0, 1.0),
+    "scaled_sgd.first": (lambda **g: scaled(**g)[1], None, lib.ABC.ntk(1)),
+    "scaled_sgd.method": (
+        lambda **g: scaled(**g)[1],
+        optax.sgd,
+        lambda rate: optax.sgd(rate, nesterov=True, momentum=0.5),
+    ),
     "Claims.scale": (lambda **g: str(lib.Claims("figure_0", **g)), "quick", "paper"),
     "Claims.seed": (lambda **g: str(lib.Claims("figure_0", **g)), 0, 1),
     "Claims.check.low": (claimed, None, 0.0),

@@ -57,7 +57,7 @@ def in_span(
             f"{[np.shape(x) for x in inputs]}"
         )
     rows = np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1) for x in inputs])
-    coordinates = np.linalg.qr(rows.T, mode="r").T  # (N, m): of rowsᵀ = QR, R holds the columns' coordinates, Qᵀ rowsᵀ
+    coordinates = np.asarray(np.linalg.qr(rows.T, mode="r")).T  # (N, m): of rowsᵀ = QR, R holds Qᵀ rowsᵀ
     m, n = coordinates.shape[1], rows.shape[1]
     if parameterization == "ntk":
         coordinates = coordinates * np.sqrt(m / n)

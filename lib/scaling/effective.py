@@ -55,7 +55,7 @@ def scaled_init(p: ABC, net: nn.Module, key: Array, x: Array, mean: float = 0.0)
     params = net.init(key, x)
     names, n = layers_of(p, params)
 
-    def scaled(layer: int, weights: Array) -> Array:
+    def scaled(layer: int, weights: Any) -> Any:
         if layer == 0:
             return weights * n ** -p.init[0]
         return (weights * n**0.5 + mean) * n ** -p.init[layer]
@@ -110,7 +110,19 @@ def scaled_sgd(
 
 
 def layer_rates(p: ABC, params: PyTree[Array]) -> PyTree[float]:
-    """What each array of a network's parameters has its learning rate multiplied by, as a tree like `params`."""
+    """What each array of a network's parameters has its learning rate multiplied by: κ, as a tree like `params`.
+
+    Args:
+        p, params: as for `scaled_sgd`, which says how biases are treated.
+
+    Raises:
+        ValueError: as `scaled_sgd`.
+
+    Example:
+        >>> params = {"params": {"layers_1": {"omega": jnp.ones((5, 4))}, "layers_3": {"omega": jnp.ones((4, 1))}}}
+        >>> layer_rates(ABC.maximal_update(1), params)
+        {'params': {'layers_1': {'omega': 4.0}, 'layers_3': {'omega': 0.25}}}
+    """
     names, n = layers_of(p, params)
     kappa = [n**-rate for rate in p.rates]
     rates = {}
