@@ -19,7 +19,8 @@ def scaled_init(p: ABC, net: nn.Module, key: Array, x: Array, mean: float = 0.0)
 
     W^1 ~ n^{-(a_1+b_1)} N(0, σ_w²/d),  W^l ~ n^{-(a_l+b_l)} N(mean, σ_w²),  biases ~ N(0, σ_b²)
 
-    for d inputs and width n. `ABC.ntk`, `ABC.standard` and `ABC.maximal_update` leave hidden layers as they are.
+    for d inputs and width n: the first layer is W^1 = n^{-a_1} w^1/√d. `ABC.ntk`, `ABC.standard` and
+    `ABC.maximal_update` leave hidden layers as they are.
 
     Args:
         p: exponents of as many layers as `net` has.
@@ -73,7 +74,8 @@ def scaled_sgd(
 ) -> optax.GradientTransformation:
     """Gradient descent in which each layer has the rate that an ABC gives it: η n^{-(c_l + 2 a_l)} for W^l.
 
-    Biases of hidden layers have the rate of the first layer, as their input, 1, is of order one like x. That of the
+    The first layer's is divided by its d inputs, as W^1 = n^{-a_1} w^1/√d: with `ABC.ntk` and σ_w = 1 training is that
+    of the NTK parameterisation. Biases of hidden layers have that rate times d, as their one input is 1. That of the
     readout is n times the readout's: it moves the outputs as much as all of its n weights together.
 
     Args:
@@ -94,8 +96,8 @@ def scaled_sgd(
         >>> params = {"params": {"layers_1": {"omega": jnp.ones((5, 4))}, "layers_3": {"omega": jnp.ones((4, 1))}}}
         >>> optimizer = scaled_sgd(ABC.ntk(1), params, 0.1)
         >>> steps, _ = optimizer.update(params, optimizer.init(params))
-        >>> [f"{layer['omega'][0, 0]:.3f}" for layer in steps["params"].values()]  # η, η/n
-        ['-0.100', '-0.025']
+        >>> [f"{layer['omega'][0, 0]:.3f}" for layer in steps["params"].values()]  # η/d, η/n
+        ['-0.020', '-0.025']
     """
     check_scalar("learning_rate", learning_rate)
     then = layer_rates(p, params)
@@ -121,14 +123,15 @@ def layer_rates(p: ABC, params: PyTree[Array]) -> PyTree[float]:
     Example:
         >>> params = {"params": {"layers_1": {"omega": jnp.ones((5, 4))}, "layers_3": {"omega": jnp.ones((4, 1))}}}
         >>> layer_rates(ABC.maximal_update(1), params)
-        {'params': {'layers_1': {'omega': 4.0}, 'layers_3': {'omega': 0.25}}}
+        {'params': {'layers_1': {'omega': 0.8}, 'layers_3': {'omega': 0.25}}}
     """
     names, n = layers_of(p, params)
-    kappa = [n**-rate for rate in p.rates]
+    of, kappa = params["params"], [n**-rate for rate in p.rates]
+    own = [kappa[0] / len(of[names[0]]["omega"]), *kappa[1:]]
     rates = {}
     for layer, name in enumerate(names):
         bias = kappa[0] if layer < p.L else n * kappa[-1]
-        rates[name] = {kind: kappa[layer] if kind == "omega" else bias for kind in params["params"][name]}
+        rates[name] = {kind: own[layer] if kind == "omega" else bias for kind in of[name]}
     return {"params": rates}
 
 

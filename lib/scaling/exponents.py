@@ -14,6 +14,8 @@ class ABC:
 
     W^l = n^{-a_l} w^l,  w^l ~ N(0, n^{-2 b_l}) trained,  at the rate η n^{-c_l}
 
+    and for the first layer, of d inputs, W^1 = n^{-a_1} w^1/√d.
+
     Only a + b and c + 2a matter for what a network does: `init` and `rates` give them, as those of W^l itself.
 
     Args:

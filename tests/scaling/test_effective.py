@@ -41,12 +41,14 @@ def network(activation=tanh, depth=2, outputs=1, b_std=None, width=WIDTH):
 
 def close(one, other, rtol=1e-5):
     tolerance = rtol if jnp.zeros(()).dtype == jnp.float32 else 1e-10
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=1e-6 * tolerance), one, other)
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+    jax.tree.map(same, one, other)
 
 
 def by_hand(p, params, steps, learning_rate=0.05):
     """Descent in w = n^{a} W at the rates η n^{-c}."""
     scale = {name: WIDTH**-a for name, a in zip(params["params"], p.a, strict=True)}
+    scale[min(scale)] /= D**0.5
     rate = {name: learning_rate * WIDTH**-c for name, c in zip(params["params"], p.c, strict=True)}
     of = lambda w: {"params": {name: {"omega": scale[name] * w[name]} for name in w}}
     w = {name: layer["omega"] / scale[name] for name, layer in params["params"].items()}
@@ -103,7 +105,7 @@ def test_biases_move_as_much_as_the_weights_beside_them():
     optimizer = scaled_sgd(p, params, 1.0)
     steps, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params))
     rates = [[-float(layer[kind].ravel()[0]) for kind in ("omega", "beta")] for layer in steps["params"].values()]
-    np.testing.assert_allclose(rates, [[WIDTH, WIDTH], [1, WIDTH], [1 / WIDTH, 1]], rtol=1e-6)
+    np.testing.assert_allclose(rates, [[WIDTH / D, WIDTH], [1, WIDTH], [1 / WIDTH, 1]], rtol=1e-6)
 
 
 def test_the_first_step_may_have_rates_of_its_own():
@@ -114,7 +116,7 @@ def test_the_first_step_may_have_rates_of_its_own():
     for of in (first, p, p):
         steps, state = optimizer.update(ones, state)
         rates = [-float(layer["omega"][0, 0]) for layer in steps["params"].values()]
-        np.testing.assert_allclose(rates, [float(WIDTH) ** -rate for rate in of.rates], rtol=1e-5)
+        np.testing.assert_allclose(rates, np.float64(WIDTH) ** -np.array(of.rates) / [D, 1, 1], rtol=1e-5)
 
 
 def test_the_large_first_step_is_that_of_maximal_updates():
@@ -143,7 +145,8 @@ def test_in_weights_of_one_rate_training_is_the_same_and_the_kernel_knows_the_ra
     close(f(one, X), net.apply(other, X))
     if b_std is None:
         layers = empirical_ntk_by_layer(net.apply, params, X)
-        weighed = sum(WIDTH**-rate * kernel for rate, kernel in zip(p.rates, jax.tree.leaves(layers), strict=True))
+        kappa = np.float64(WIDTH) ** -np.array(p.rates) / [D, 1, 1]
+        weighed = sum(rate * kernel for rate, kernel in zip(kappa, jax.tree.leaves(layers), strict=True))
         close(empirical_ntk(f, u, X), weighed)
 
 
@@ -156,6 +159,17 @@ def test_the_linearised_network_trains_at_the_same_rates():
     ]
     gap = net.apply(ends[0], X) - linearize(net.apply, params)(ends[1], X)
     assert float(jnp.max(jnp.abs(gap))) < 0.05 * float(jnp.max(jnp.abs(net.apply(ends[0], X) - net.apply(params, X))))
+
+
+@pytest.mark.parametrize("b_std", [None, 1.0])
+def test_exponents_of_the_ntk_parameterisation_give_that_of_the_networks(b_std):
+    ours = fully_connected(WIDTH, 2, 1, tanh, 1.0, b_std)
+    net = fully_connected(WIDTH, 2, 1, tanh, 1.0, b_std, parameterization="standard")
+    params, p = scaled_init(ABC.ntk(2), net, KEY, X), ABC.ntk(2)
+    close(at_one_rate(p, net.apply, params)[1], ours.init(KEY, X))
+    one = train(ours.apply, ours.init(KEY, X), half_square, optax.sgd(0.02), X, Y, 4).params
+    other = train(net.apply, params, half_square, scaled_sgd(p, params, 0.02), X, Y, 4).params
+    close(ours.apply(one, X), net.apply(other, X))
 
 
 def test_other_networks_are_refused():
