@@ -102,13 +102,14 @@ def scaled_sgd(
     check_scalar("learning_rate", learning_rate)
     then = layer_rates(p, params)
     start = then if first is None else layer_rates(first, params)
-    transforms, labels = {}, {}
-    for path, rate in jax.tree.leaves_with_path(then):
-        label = jax.tree_util.keystr(path)
-        labels[path], early = label, _at(start, path)
-        schedule = lambda step, early=early, rate=rate: learning_rate * jnp.where(step == 0, early, rate)
-        transforms[label] = method(learning_rate * rate if early == rate else schedule)
-    return optax.partition(transforms, jax.tree.map_with_path(lambda path, _: labels[path], then))
+    labels = jax.tree.map_with_path(lambda path, _: jax.tree_util.keystr(path), then)
+
+    def of(early: float, rate: float) -> optax.GradientTransformation:
+        schedule = lambda step: learning_rate * jnp.where(step == 0, early, rate)
+        return method(learning_rate * rate if early == rate else schedule)
+
+    leaves = zip(*map(jax.tree.leaves, (labels, start, then)), strict=True)
+    return optax.partition({label: of(early, rate) for label, early, rate in leaves}, labels)
 
 
 def layer_rates(p: ABC, params: PyTree[Array]) -> PyTree[float]:
@@ -135,7 +136,9 @@ def layer_rates(p: ABC, params: PyTree[Array]) -> PyTree[float]:
     return {"params": rates}
 
 
-def at_one_rate(p: ABC, apply_fn: Callable[[PyTree, Array], Array], params: PyTree[Array]) -> tuple[Callable, PyTree]:
+def at_one_rate(
+    rates: PyTree, apply_fn: Callable[[PyTree, Array], Array], params: PyTree[Array]
+) -> tuple[Callable, PyTree]:
     """The same network in weights u that all learn at one rate, for whatever knows of one rate alone.
 
     W = √κ u with the rates κ of its layers: gradient descent in u at the rate η is that in W at the rates η κ. So
@@ -143,23 +146,21 @@ def at_one_rate(p: ABC, apply_fn: Callable[[PyTree, Array], Array], params: PyTr
     apply.
 
     Args:
-        p, params: as for `scaled_sgd`.
+        rates: κ, positive, as of `layer_rates`.
         apply_fn: f(params, x).
+        params: a tree like `rates`.
 
     Returns:
         f(u, x), and u.
 
-    Raises:
-        ValueError: as `scaled_sgd`.
-
     Example:
         >>> params = {"params": {"layers_1": {"omega": jnp.ones((1, 4))}, "layers_3": {"omega": jnp.ones((4, 1))}}}
         >>> f = lambda v, x: x @ v["params"]["layers_1"]["omega"] @ v["params"]["layers_3"]["omega"]
-        >>> g, u = at_one_rate(ABC.ntk(1), f, params)
+        >>> g, u = at_one_rate(layer_rates(ABC.ntk(1), params), f, params)
         >>> u["params"]["layers_3"]["omega"].ravel().tolist(), g(u, jnp.ones((1, 1))).item()
         ([2.0, 2.0, 2.0, 2.0], 4.0)
     """
-    root = jax.tree.map(lambda rate: rate**0.5, layer_rates(p, params))
+    root = jax.tree.map(lambda rate: rate**0.5, rates)
     of = lambda u: jax.tree.map(lambda scale, leaf: scale * leaf, root, u)
     return lambda u, x: apply_fn(of(u), x), jax.tree.map(lambda scale, leaf: leaf / scale, root, params)
 
@@ -168,7 +169,7 @@ def layers_of(p: ABC, params: PyTree[Array]) -> tuple[list[str], int]:
     """The names of a fully connected network's layers in order, and their width n.
 
     Raises:
-        ValueError: where they are not p's in number, hold other weights, or differ in width.
+        ValueError: where they are not p's in number, hold other weights, differ in width, or have names without order.
     """
     check_params("params", params)
     inner = params["params"] if isinstance(params, dict) and set(params) == {"params"} else {}
@@ -176,15 +177,13 @@ def layers_of(p: ABC, params: PyTree[Array]) -> tuple[list[str], int]:
     shapes = [jnp.shape(inner[name]["omega"]) for name in names if "omega" in inner[name]]
     if not names or len(shapes) != len(names) or any(len(shape) != 2 for shape in shapes):
         raise ValueError(f"`params` must be those of dense layers alone, got {names or type(params).__name__}")
+    if unnumbered := [name for name in names if not re.search(r"\d", name)]:
+        raise ValueError(
+            f"layers of `params` must have numbers in their names, which say their order, got {unnumbered}"
+        )
     if len(names) != p.L + 1:
         raise ValueError(f"`params` hold {len(names)} layers, but `p` has exponents of {p.L + 1}")
     widths = {inputs for inputs, _ in shapes[1:]}
     if len(widths) != 1:
         raise ValueError(f"`params` must be of hidden layers of one width, got {sorted(widths)}")
     return names, widths.pop()
-
-
-def _at(tree: Any, path: Any) -> Any:
-    for key in path:
-        tree = tree[key.key]
-    return tree

@@ -13,6 +13,7 @@ from lib import (
     empirical_ntk,
     empirical_ntk_by_layer,
     fully_connected,
+    layer_rates,
     linearize,
     relu,
     scaled_init,
@@ -138,7 +139,7 @@ def test_the_large_first_step_is_that_of_maximal_updates():
 def test_in_weights_of_one_rate_training_is_the_same_and_the_kernel_knows_the_rates(name, b_std):
     p, net = SCALINGS[name], network(b_std=b_std)
     params = scaled_init(p, net, KEY, X)
-    f, u = at_one_rate(p, net.apply, params)
+    f, u = at_one_rate(layer_rates(p, params), net.apply, params)
     close(f(u, X), net.apply(params, X))
     one = train(f, u, half_square, optax.sgd(0.02), X, Y, 3).params
     other = train(net.apply, params, half_square, scaled_sgd(p, params, 0.02), X, Y, 3).params
@@ -166,7 +167,7 @@ def test_exponents_of_the_ntk_parameterisation_give_that_of_the_networks(b_std):
     ours = fully_connected(WIDTH, 2, 1, tanh, 1.0, b_std)
     net = fully_connected(WIDTH, 2, 1, tanh, 1.0, b_std, parameterization="standard")
     params, p = scaled_init(ABC.ntk(2), net, KEY, X), ABC.ntk(2)
-    close(at_one_rate(p, net.apply, params)[1], ours.init(KEY, X))
+    close(at_one_rate(layer_rates(p, params), net.apply, params)[1], ours.init(KEY, X))
     one = train(ours.apply, ours.init(KEY, X), half_square, optax.sgd(0.02), X, Y, 4).params
     other = train(net.apply, params, half_square, scaled_sgd(p, params, 0.02), X, Y, 4).params
     close(ours.apply(one, X), net.apply(other, X))
@@ -191,6 +192,10 @@ def test_other_networks_are_refused():
     with pytest.raises(ValueError, match=r"one width, got \[3, 4\]"):
         scaled_sgd(ABC.ntk(2), uneven, 0.1)
     with pytest.raises(ValueError, match="dense layers alone"):
-        at_one_rate(ABC.ntk(1), lambda p, x: x, jnp.ones(3))
+        layer_rates(ABC.ntk(1), jnp.ones(3))
+    # JAX sorts names, and so would put the readout before what it reads.
+    unnumbered = {"params": {"top": {"omega": jnp.ones((3, 1))}, "bottom": {"omega": jnp.ones((2, 3))}}}
+    with pytest.raises(ValueError, match=r"numbers in their names, .* got \['top', 'bottom'\]"):
+        layer_rates(ABC.ntk(1), unnumbered)
     with pytest.raises(TypeError, match="`learning_rate`"):
         scaled_sgd(ABC.ntk(2), network().init(KEY, X), "0.1")
