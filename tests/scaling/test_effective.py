@@ -31,7 +31,7 @@ SCALINGS = {
     "standard": ABC.standard(2),
     "maximal update": ABC.maximal_update(2),
     "integrable": ABC.integrable(2),
-    "none": ABC((0.25, 0.75, 1.0), (-0.25, -0.25, 0.0), (0.0, 0.5, -0.5)),
+    "none": ABC((0.25, 0.75, 1.0), (0.5, -0.25, 0.0), (0.0, 0.5, -0.5)),
 }
 half_square = lambda f, y: 0.5 * jnp.sum((f - y) ** 2)
 
