@@ -2,9 +2,9 @@
 
 Cosmic Ray's operators make them (a + for a −, a number more or less by one, a decorator less, ...), everywhere but in
 messages and annotations; a sample of all is tried. Each is put into a copy of the repository, where the tests that
-reach its module run until one fails: for all faults those about the module, then for what is left the others, each time
-with JAX's 64-bit mode on and then off. What is known of a fault stays in _build/mutants, so that the same call goes on
-where it was ended.
+reach its module run until one fails: for all faults those about the module, then for what is left the others, each
+time with JAX's 64-bit mode on and then off. The same call goes on where it was ended: by which test a fault was noticed
+stays in tests/noticed.jsonl, on another machine too; what nothing has noticed so far stays in _build/mutants.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from tools.reach import ROOT, stages
 from tools.unit import HALVES, KEPT
 
 PLACE = ROOT / "_build" / "mutants"
+NOTICED = ROOT / "tests" / "noticed.jsonl"
 LIMIT = 1200  # seconds for one run of tests; what takes longer, as an endless loop does, is noticed
 # Of the operators those that leave sensible programs: a shift of floating-point numbers says nothing about the tests.
 OPERATORS = re.compile(
@@ -129,12 +130,11 @@ class Trust:
 
     def fails(self, said: str, half: dict[str, str], copy: Path, stop: Event) -> bool:
         """Whether what was said of a fault is said of the code without it, which the copy now holds."""
-        test = said.partition(" - ")[0]
-        if not re.match(r"(lib|tests)/.*\.py", test):
+        if not re.match(r"(lib|tests)/.*\.py", said):
             return False  # no test said it: the program crashed, or came to no end
-        if (test, str(half)) not in self._fails:
-            self._fails[test, str(half)] = bool(_run([test], half, copy, stop))
-        return self._fails[test, str(half)]
+        if (said, str(half)) not in self._fails:
+            self._fails[said, str(half)] = bool(_run([said], half, copy, stop))
+        return self._fails[said, str(half)]
 
 
 def judge(mutant: Mutant, stage: int, copy: Path, trust: Trust, stop: Event) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _run(tests: list[str], half: dict[str, str], copy: Path, stop: Event, aside:
                 said = process.communicate(timeout=1)[0].decode(errors="replace")
                 failed = re.search("^(FAILED|ERROR) (.*)", said, re.MULTILINE)
                 # 5: of these tests none is for this half.
-                return "" if process.returncode in (0, 5) else failed[2] if failed else said[-300:] or "it crashed"
+                return "" if process.returncode in (0, 5) else failed[2].partition(" - ")[0] if failed else "it crashed"
             if stop.is_set():
                 raise KeyboardInterrupt
         return f"no end after {LIMIT} s"
@@ -187,8 +187,8 @@ def _run(tests: list[str], half: dict[str, str], copy: Path, stop: Event, aside:
         process.wait()
 
 
-def run_all(wanted: list[Mutant], known: dict[str, Any], kept: Path, state: str) -> None:
-    """Judge what is not known yet, one a core; each judgement is kept at once."""
+def run_all(wanted: list[Mutant], known: dict[str, Any], left: Path, state: str) -> None:
+    """Judge what is not known yet, one a core; each judgement is kept at once, in `left` where nothing noticed it."""
     stop, copies, trust = Event(), queue.SimpleQueue(), Trust()
     for worker in range(cores()):
         copies.put(_copy(PLACE / f"copy-{worker}"))
@@ -200,16 +200,19 @@ def run_all(wanted: list[Mutant], known: dict[str, Any], kept: Path, state: str)
         finally:
             copies.put(copy)
         known[_key(mutant)] = verdict
-        with kept.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": _key(mutant), "state": state} | verdict) + "\n")
+        line = {"key": _key(mutant)} | ({} if verdict["noticed"] else {"state": state}) | verdict
+        with (NOTICED if verdict["noticed"] else left).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
         outcome = "noticed" if verdict["noticed"] else "SURVIVES" if stage else "so far"
         print(f"{outcome:<8}  {verdict['seconds']:6.1f} s  {_say(mutant)}", flush=True)
 
     with ThreadPoolExecutor(cores()) as pool:
         try:
             for stage in (0, 1):
-                left = [m for m in wanted if not (v := known.get(_key(m))) or not (v["noticed"] or v["stage"] >= stage)]
-                list(pool.map(one, left, [stage] * len(left)))
+                open_ = [
+                    m for m in wanted if not (v := known.get(_key(m))) or not (v["noticed"] or v["stage"] >= stage)
+                ]
+                list(pool.map(one, open_, [stage] * len(open_)))
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -233,9 +236,11 @@ def _state() -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def _known(kept: Path, state: str) -> dict[str, Any]:
+def _known(left: Path, state: str) -> dict[str, Any]:
     """Judgements of earlier calls that still hold."""
-    lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+    lines = [
+        line for kept in (left, NOTICED) if kept.exists() for line in kept.read_text(encoding="utf-8").splitlines()
+    ]
     verdicts = (json.loads(line) for line in lines)
     return {verdict["key"]: verdict for verdict in verdicts if verdict["noticed"] or verdict["state"] == state}
 
@@ -268,10 +273,10 @@ def main() -> None:
     modules = [(ROOT / module).resolve() for module in wanted.modules] or sorted((ROOT / "lib").rglob("*.py"))
     chosen = sample(modules, wanted.count, wanted.seed)
     print(f"{len(chosen)} faults in {len({mutant.module for mutant in chosen})} modules", flush=True)
-    state, kept = _state(), PLACE / "judgements.jsonl"
+    state, left = _state(), PLACE / "left.jsonl"
     PLACE.mkdir(parents=True, exist_ok=True)
-    known = _known(kept, state)
-    run_all(chosen, known, kept, state)
+    known = _known(left, state)
+    run_all(chosen, known, left, state)
     print(report(chosen, known))
 
 

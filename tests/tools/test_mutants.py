@@ -15,6 +15,7 @@ def tree(tmp_path, monkeypatch):
     """Writes files of a small repository, in whose place the tool then works."""
     monkeypatch.setattr(mutants, "ROOT", tmp_path)
     monkeypatch.setattr(mutants, "PLACE", tmp_path / "_build" / "mutants")
+    monkeypatch.setattr(mutants, "NOTICED", tmp_path / "tests" / "noticed.jsonl")
 
     def write(**files):
         for name, text in files.items():
@@ -100,16 +101,17 @@ def test_a_fault_is_tried_until_a_test_notices_and_what_is_known_is_not_tried_ag
     assert said.count("SURVIVES") == 1
     assert "-    return x - y\n+    return x + y" in said
     assert "1 of 2 noticed, 50.0%" in said
-    kept = root / "_build" / "mutants" / "judgements.jsonl"
-    assert len(kept.read_text().splitlines()) == 3, "two faults, one tried twice"
+    kept = root / "tests" / "noticed.jsonl", root / "_build" / "mutants" / "left.jsonl"
+    judged = lambda: [len(file.read_text().splitlines()) for file in kept]
+    assert judged() == [1, 2], "two faults, one tried twice"
     mutants.main()
-    assert len(kept.read_text().splitlines()) == 3
+    assert judged() == [1, 2]
     tree(tests__test_one=test + "\n\ndef test_g():\n    assert g(3, 1) == 2\n")
     mutants.main()
     assert "2 of 2 noticed, 100.0%" in capsys.readouterr().out
-    *_, last = kept.read_text().splitlines()
-    assert len(kept.read_text().splitlines()) == 4, "what survived is tried again, for the tests have changed"
-    assert "tests/test_one.py::test_g" in json.loads(last)["noticed"]
+    assert judged() == [2, 2], "what survived is tried again, for the tests have changed"
+    *_, last = kept[0].read_text().splitlines()
+    assert json.loads(last)["noticed"] == "tests/test_one.py::test_g"
     assert (root / "lib" / "one.py").read_text() == body
 
 
@@ -119,6 +121,5 @@ def test_tests_that_fail_without_a_fault_say_nothing_and_the_others_are_heard(tr
     monkeypatch.setattr(sys, "argv", ["mutants", "lib/one.py"])
     mutants.main()
     assert "2 of 4 noticed, 50.0%" in capsys.readouterr().out, "those of y survive"
-    judged = [json.loads(line) for line in (root / "_build" / "mutants" / "judgements.jsonl").read_text().splitlines()]
-    heard = {verdict["noticed"].partition(" - ")[0] for verdict in judged}
-    assert heard == {"", "tests/test_one.py::test_x"}
+    judged = [json.loads(line) for line in (root / "tests" / "noticed.jsonl").read_text().splitlines()]
+    assert {verdict["noticed"] for verdict in judged} == {"tests/test_one.py::test_x"}
