@@ -209,10 +209,10 @@ def run_all(wanted: list[Mutant], known: dict[str, Any], left: Path, state: str)
     with ThreadPoolExecutor(cores()) as pool:
         try:
             for stage in (0, 1):
-                open_ = [
+                unjudged = [
                     m for m in wanted if not (v := known.get(_key(m))) or not (v["noticed"] or v["stage"] >= stage)
                 ]
-                list(pool.map(one, open_, [stage] * len(open_)))
+                list(pool.map(one, unjudged, [stage] * len(unjudged)))
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)

@@ -51,6 +51,8 @@ def test_the_tests_that_reach_a_module_are_found_in_rooms_too(tree):
         *("tests/room/test_two.py", "tests/test_other.py", "tests/test_direct.py"),
     }
     assert names(further) == names(further) - {"tests/test_last.py"}, "it imports a module that imports it"
+    of_the_room = [path.parent.name == "room" for path in further]
+    assert of_the_room == sorted(of_the_room, reverse=True), "tests of the room first"
 
 
 def test_the_librarys_own_modules_are_reached_by_their_tests():
